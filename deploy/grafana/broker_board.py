@@ -28,8 +28,8 @@ _BACKLOG = Row(
             "The same records by partition: one that stays while others fall stands still.",
             "short",
             Query(
-                f"max by (worker, partition) (histgen:backlog_partition_records{{{WORKER}}})",
-                "{{worker}} {{partition}}",
+                f"max by (namespace, worker, partition) (histgen:backlog_partition_records{{{WORKER}}})",
+                "{{namespace}} {{worker}} {{partition}}",
             ),
             runbook="HistgenPartitionStalled",
         ),
@@ -98,7 +98,10 @@ _WORK = Row(
             "Targets that answer",
             "Processes that answer Prometheus, by job and service.",
             "short",
-            Query(f"sum by (job, service) (up{{{HERE}}})", "{{job}} {{service}}"),
+            Query(
+                f'sum by (job, service) (up{{{HERE}, job=~"histgen(-triton|-kafka)?"}})',
+                "{{job}} {{service}}",
+            ),
             runbook="HistgenTargetDown",
         ),
         chart(

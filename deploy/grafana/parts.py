@@ -34,7 +34,8 @@ SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 HERE = 'namespace=~"$namespace"'
 """What every query selects by. Targets without a namespace, as on a workstation, match "All"."""
 WORKER = f'{HERE}, worker=~"$worker"'
-MODEL = f'{HERE}, model=~"$model"'
+TRITON = f'{HERE}, job="histgen-triton"'
+MODEL = f'{TRITON}, model=~"$model"'
 INTERVALS = ("5m", "15m", "1h", "6h", "1d")
 
 Panel = stat.Panel | timeseries.Panel
@@ -206,7 +207,7 @@ def _variables(by: str) -> list[Builder[VariableModel]]:
     if by == "worker":
         found.append(_choice("worker", f"label_values(histgen_in_flight{{{HERE}}}, worker)", "Worker"))
     elif by == "model":
-        found.append(_choice("model", f"label_values(nv_inference_count{{{HERE}}}, model)", "Model"))
+        found.append(_choice("model", f"label_values(nv_inference_count{{{TRITON}}}, model)", "Model"))
     return [
         *found,
         interval.description("What counts and quantiles are taken over; longer where slides are few.")

@@ -24,7 +24,10 @@ _NOW = Row(
             "Unfinished slides",
             "Slides that are scanned or encoded and have no draft yet.",
             "short",
-            Query(f'sum(max by (state) (histgen_slides{{{HERE}, state=~"scanned|bagged"}}))', "unfinished"),
+            Query(
+                f'sum(max by (namespace, state) (histgen_slides{{{HERE}, state=~"scanned|bagged"}}))',
+                "unfinished",
+            ),
         ),
         number(
             "In flight",
@@ -147,7 +150,7 @@ _STANDING = Row(
             "Slides by state",
             "All slides that the gateway knows: scanned, bagged (encoded), drafted, dead-letter.",
             "short",
-            Query(f"max by (state) (histgen_slides{{{HERE}}})", "{{state}}"),
+            Query(f"sum by (state) (max by (namespace, state) (histgen_slides{{{HERE}}}))", "{{state}}"),
         ),
         chart(
             "Jobs by outcome",

@@ -24,7 +24,7 @@ _STANDING = Row(
             "Objective",
             "The share of slides that should have their draft within 15 minutes of the scan.",
             "percentunit",
-            Query(f"1 - {_BUDGET} + 0 * count(up{{{HERE}}})", "objective"),
+            Query(f'1 - {_BUDGET} + 0 * count(up{{{HERE}, job="histgen"}})', "objective"),
             span=6,
         ),
         number(

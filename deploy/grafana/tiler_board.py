@@ -35,7 +35,7 @@ _SPEED = Row(
             "Processes",
             "Tilers and reporters that answer Prometheus.",
             "short",
-            Query(f'sum(up{{{HERE}, job="histgen", service=~"$worker"}})', "processes"),
+            Query(f'sum(up{{{_OURS}, service=~"$worker", service=~"tiler|reporter"}})', "processes"),
             runbook="HistgenTargetDown",
             span=6,
         ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from parts import HERE, MODEL, Limits, Query, Row, board, chart
+from parts import HERE, MODEL, TRITON, Limits, Query, Row, board, chart
 
 
 def _rate(metric: str, span: str = "$__rate_interval") -> str:
@@ -95,18 +95,20 @@ _GPU = Row(
             "GPU utilisation",
             "Share of the time in which the GPU computed.",
             "percentunit",
-            Query(f"avg by (instance, gpu_uuid) (nv_gpu_utilization{{{HERE}}})", "{{instance}} {{gpu_uuid}}"),
+            Query(
+                f"avg by (instance, gpu_uuid) (nv_gpu_utilization{{{TRITON}}})", "{{instance}} {{gpu_uuid}}"
+            ),
         ),
         chart(
             "GPU memory",
             "Memory of the GPU that is in use, and what there is.",
             "bytes",
             Query(
-                f"max by (instance, gpu_uuid) (nv_gpu_memory_used_bytes{{{HERE}}})",
+                f"max by (instance, gpu_uuid) (nv_gpu_memory_used_bytes{{{TRITON}}})",
                 "used, {{instance}} {{gpu_uuid}}",
             ),
             Query(
-                f"max by (instance, gpu_uuid) (nv_gpu_memory_total_bytes{{{HERE}}})",
+                f"max by (instance, gpu_uuid) (nv_gpu_memory_total_bytes{{{TRITON}}})",
                 "total, {{instance}} {{gpu_uuid}}",
             ),
         ),

@@ -201,8 +201,9 @@ class Index:
         return int(self._rows("SELECT COUNT(*) FROM entry WHERE ended = 0")[0][0])
 
     def oldest_scan(self) -> str:
-        """Return when the first of them was scanned, in UTC; "" if there is none, or none says so."""
-        return str(self._rows("SELECT COALESCE(MIN(at), '') FROM entry WHERE ended = 0 AND at <> ''")[0][0])
+        """Return when the first of them that waits for no other slide was scanned, in UTC; "" for none."""
+        waits = "ended = 0 AND at <> '' AND json_extract(body, '$.lacks') IS NULL"
+        return str(self._rows(f"SELECT COALESCE(MIN(at), '') FROM entry WHERE {waits}")[0][0])
 
     def has_new(self) -> bool:
         """Return whether there is a subject that was never looked at."""

@@ -161,7 +161,7 @@ class TritonProcess(Process):
 
     def _list_metrics(self, port: int) -> None:
         if self._run_dir and (pid := self.pid):
-            list_target(self._run_dir, NAME, pid, f"127.0.0.1:{port}", job=NAME)
+            list_target(self._run_dir, NAME, pid, f"127.0.0.1:{port}", job=f"histgen-{NAME}")
 
     def stop(self) -> None:
         """Let it finish what it has begun, and stop it."""

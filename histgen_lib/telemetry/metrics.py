@@ -217,7 +217,8 @@ SLIDES = Gauge(
 )
 SLIDES_OLDEST = Gauge(
     "histgen_slides_unfinished_oldest_seconds",
-    "Seconds since the first scan of the slides without draft and dead letter; 0 when there is none.",
+    "Seconds since the first scan of the slides without draft and dead letter, except those that only wait "
+    "for others of their case; 0 when there is none.",
     registry=REGISTRY,
 )
 HTTP_REQUESTS = Counter(

@@ -57,6 +57,12 @@ def blocks_of(text: str, page: str) -> list[Block]:
     ]
 
 
+def runbook_queries() -> list[str]:
+    """Find the queries that runbooks put to Prometheus."""
+    asked = [one for one in blocks() if one.page.startswith("docs/runbooks/") and one.kind == "text"]
+    return sorted({line for block in asked for line in block.text.splitlines()})
+
+
 def spans() -> list[tuple[str, str]]:
     """Find the code in running text and tables: (page, code)."""
     texts = [(_name(page), _BLOCK.sub("", page.read_text(encoding="utf-8"))) for page in pages()]

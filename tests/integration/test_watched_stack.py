@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 import tiny_model
-from docs_blocks import blocks
+from docs_blocks import runbook_queries
 from prometheus_server import BINARIES, ROOT, Prometheus
 from running_stack import RunningStack, stack_up
 from waiting import until
@@ -36,14 +36,6 @@ PANELS = [
     for panel in json.loads(path.read_text())["panels"]
     for target in panel.get("targets", ())
 ]
-RUNBOOK_QUERIES = sorted(
-    {
-        line
-        for block in blocks()
-        if block.page.startswith("docs/runbooks/") and block.kind == "text"
-        for line in block.text.splitlines()
-    }
-)
 
 
 class Gpu(BaseHTTPRequestHandler):
@@ -64,7 +56,7 @@ def gpu_metrics(targets: Path) -> Iterator[None]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         target = {
             "targets": [f"127.0.0.1:{server.server_port}"],
-            "labels": {"job": "triton", "service": "gpu"},
+            "labels": {"job": "histgen-triton", "service": "gpu"},
         }
         (targets / f"gpu-{os.getpid()}.json").write_text(json.dumps([target]))
         yield
@@ -137,7 +129,7 @@ def test_every_query_of_every_dashboard_returns_data(prometheus, truncated, quer
     until(partial(prometheus.numbers, query), 60, query)
 
 
-@pytest.mark.parametrize("query", RUNBOOK_QUERIES)
+@pytest.mark.parametrize("query", runbook_queries())
 def test_every_query_of_the_runbooks_is_understood(prometheus, query):
     prometheus.query(query)
 

@@ -35,7 +35,7 @@ RIGHT_FOR: Mapping[str, Right] = {
 FAILURES = 10
 """Of wrong tokens an address may send a tenth of the requests that a caller may send."""
 OTHER = "other"
-_STATUSES = (200, 202, 401, 403, 404, 429, 503)
+_STATUSES = (200, 202, 400, 401, 403, 404, 405, 409, 413, 422, 429, 431, 500, 503, 504)
 _WHYS = ("requests", "failures")
 _BUSY_S = 5
 

@@ -108,7 +108,7 @@ def test_it_listens_on_loopback_only_and_answers_nothing_else(kept, place) -> No
 
 def test_the_list_says_what_prometheus_needs(kept, place) -> None:
     (target,) = targets(place)
-    assert target["labels"] == {"job": "triton", "service": "triton"}
+    assert target["labels"] == {"job": "histgen-triton", "service": "triton"}
 
 
 def test_a_server_that_was_killed_is_listed_where_it_is_now(kept, place) -> None:

@@ -191,6 +191,27 @@ def test_the_other_slides_of_a_case_are_looked_at_when_one_changes(kept):
     assert kept.states() == {"a": "drafted", "b": "drafted"}
 
 
+def test_a_slide_that_only_waits_for_others_of_its_case_is_not_the_oldest(kept):
+    for slide_id in "ab":
+        planted.scan(kept.store, slide_id, **CASE)
+    planted.bag(kept.store, "a")
+    kept.until_whole()
+    assert kept.index.oldest_scan()
+    kept.store.put(keys.case_slide_key("C", "a"), b"{}")
+    planted.letter(kept.store, planted.scan(kept.store, "b", **CASE))
+    kept.index.touch("ab")
+    kept.turn(turns=2)
+    assert kept.states() == {"a": "bagged", "b": "dead-letter"}
+    assert kept.index.unfinished() == 1
+    assert not kept.index.oldest_scan()
+    planted.bag(kept.store, "b")
+    kept.store.put(keys.case_slide_key("C", "b"), b"{}")
+    kept.index.touch("ab")
+    kept.turn(turns=2)
+
+    assert kept.index.oldest_scan()
+
+
 def test_copies_are_listed_with_their_slide(kept):
     planted.scan(kept.store, "a")
     kept.store.put(keys.copy_key("other", "a"), b"{}")

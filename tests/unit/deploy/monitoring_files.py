@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import yaml
@@ -37,6 +38,14 @@ _LABELS = re.compile(r"\{[^}]*\}|\[[^\]]*\]|\"[^\"]*\"|\b(?:by|on|without|ignori
 _NAME = re.compile(r"(?<![\w.])[a-zA-Z_:][\w:]*(?![\w:])(?!\s*\()")
 _SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}
 _WORDS = {"and", "or", "unless", "on", "by", "offset", "bool", "group", "sum", "max", "min", "avg", "count"}
+
+
+def promtool(*arguments: object) -> str:
+    """Run promtool, which has to be content, and return what it says."""
+    done = subprocess.run([PROMTOOL, *map(str, arguments)], capture_output=True, text=True, check=False)
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output
+    return output
 
 
 def metrics_in(expression: str) -> set[str]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from collections import defaultdict
 from pathlib import Path
 
 import pytest
 import yaml
-from monitoring_files import ALERTS, PROMTOOL, ROOT, RULE_FILES, RULES, exists, metrics_in
+from monitoring_files import ALERTS, ROOT, RULE_FILES, RULES, exists, metrics_in, promtool
 
 from services.codes import BAG, EVENT, INFERENCE, JOB, OBJECT, SLIDE
 from services.table import SERVICES
@@ -19,13 +18,6 @@ KINDS = {"fires", "stays silent", "recovers"}
 HEADINGS = ["What it means", "Look first", "Likely causes and cures", "Verify", "Escalate"]
 RUNBOOKS = ROOT / "docs" / "runbooks"
 PAGE = (ROOT / "docs" / "alerts.md").read_text()
-
-
-def promtool(*arguments: object) -> str:
-    done = subprocess.run([PROMTOOL, *map(str, arguments)], capture_output=True, text=True, check=False)
-    output = done.stdout + done.stderr
-    assert done.returncode == 0, output
-    return output
 
 
 def test_promtool_accepts_rules_and_configuration():

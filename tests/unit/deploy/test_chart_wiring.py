@@ -118,12 +118,22 @@ def test_every_monitor_finds_pods_with_the_port_it_scrapes(manifests, example):
 
 @pytest.mark.parametrize("example", ["cloud", "hospital"])
 def test_scraped_series_have_the_labels_that_alerts_and_dashboards_use(manifests, example):
-    for suffix, job in (("services", "histgen"), ("triton", "triton")):
+    for suffix, job in (("services", "histgen"), ("triton", "histgen-triton")):
         monitor = one(manifests, "PodMonitor", f"lab-histgen-{suffix}")
         end = monitor["spec"]["podMetricsEndpoints"][0]
         assert {"targetLabel": "job", "replacement": job} in end["relabelings"]
     (end,) = one(manifests, "PodMonitor", "lab-histgen-services")["spec"]["podMetricsEndpoints"]
-    assert "service" in {rule["targetLabel"] for rule in end["relabelings"]}
+    assert "service" in {rule.get("targetLabel") for rule in end["relabelings"]}
+
+
+@pytest.mark.parametrize("example", ["cloud", "hospital"])
+def test_only_pods_that_run_are_scraped(manifests, example):
+    """Not those that pull an image, fetch a model or compile engines: nothing of them is down."""
+    running = {"sourceLabels": ["__meta_kubernetes_pod_phase"], "regex": "Running", "action": "keep"}
+    ends = [end for each in of_kind(manifests, "PodMonitor") for end in each["spec"]["podMetricsEndpoints"]]
+
+    assert ends
+    assert [end["port"] for end in ends if running not in end["relabelings"]] == []
 
 
 def test_pods_run_as_accounts_that_exist(manifests):

@@ -221,10 +221,10 @@ def test_prometheus_scrapes_every_service_triton_and_the_exporter(services: dict
         job["job_name"]: job
         for job in yaml.safe_load((BESIDE / "prometheus.yml").read_text())["scrape_configs"]
     }
-    asked = [one for name in ("histgen", "triton") for one in jobs[name]["dns_sd_configs"]]
+    asked = [one for name in ("histgen", "histgen-triton") for one in jobs[name]["dns_sd_configs"]]
     ports = {name: one["port"] for one in asked for name in one["names"]}
     assert ports == dict.fromkeys(ROWS, 8080) | {"supervisor": 9102, "triton": 8002}
-    assert jobs["kafka"]["static_configs"] == [{"targets": ["kafka-exporter:9308"]}]
+    assert jobs["histgen-kafka"]["static_configs"] == [{"targets": ["kafka-exporter:9308"]}]
     for name in (*ROWS, "supervisor", "triton-cpu", "triton-gpu", "kafka-exporter"):
         assert "watching" in services[name]["networks"], name
     promtool = ROOT / ".local" / "prometheus" / "usr" / "bin" / "promtool"

@@ -42,10 +42,10 @@ def test_a_folder_without_targets_is_fine(tmp_path: Path) -> None:
 
 
 def test_a_target_says_whose_it_is(tmp_path: Path) -> None:
-    path = list_target(tmp_path, "triton", 1, "127.0.0.1:8002", job="triton")
+    path = list_target(tmp_path, "triton", 1, "127.0.0.1:8002", job="histgen-triton")
 
     assert json.loads(path.read_bytes()) == [
-        {"targets": ["127.0.0.1:8002"], "labels": {"service": "triton", "job": "triton"}}
+        {"targets": ["127.0.0.1:8002"], "labels": {"service": "triton", "job": "histgen-triton"}}
     ]
 
 
