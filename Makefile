@@ -9,7 +9,7 @@ BROKER ?= embedded
 DATA ?= data
 MODEL := histgen_lib/pretrained/synthetic-he
 
-.PHONY: help setup demo test lint bench bench-status bench-stream bench-idle bench-histgen chaos dashboards demo-model test-world evaluate-demo comparison chart bench-capacity capacity settings
+.PHONY: help setup demo test test-e2e lint bench bench-status bench-stream bench-idle bench-histgen chaos dashboards demo-model test-world evaluate-demo comparison chart bench-capacity capacity settings
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -33,15 +33,19 @@ lint: setup ## ruff, mypy --strict, import-linter
 settings: setup ## docs/settings.md, from the settings classes
 	$(BIN)/histgen config docs >docs/settings.md
 
-UNITS := tests/unit tests/contract
-INTEGRATION := tests/integration
-
-test: setup lint ## set up, lint, run every test: units, integration and the rest side by side (out/*.log)
+# $(call side_by_side,NAME,TESTS,OTHERS): two runs of pytest at once; the output of the first, out/NAME.log, comes last.
+define side_by_side
 	@mkdir -p out; trap 'kill $$(jobs -p) 2>/dev/null' EXIT; trap 'exit 130' INT; failed=0; \
-	$(BIN)/pytest --durations=15 $(UNITS) >out/units.log 2>&1 & units=$$!; \
-	$(BIN)/pytest --durations=15 $(INTEGRATION) >out/integration.log 2>&1 & integration=$$!; \
-	$(BIN)/pytest --durations=15 $(addprefix --ignore=,$(UNITS) $(INTEGRATION)) || failed=$$?; \
-	for side in units integration; do wait $${!side} || failed=$$?; cat out/$$side.log; done; exit $$failed
+	$(BIN)/pytest --durations=15 $(2) >out/$(1).log 2>&1 & first=$$!; \
+	$(BIN)/pytest --durations=15 $(3) || failed=$$?; \
+	wait $$first || failed=$$?; cat out/$(1).log; exit $$failed
+endef
+
+test: setup lint ## set up, lint, run the tests of units, contracts and services (half an hour)
+	$(call side_by_side,units,tests/unit tests/contract,tests/integration)
+
+test-e2e: setup ## run whole stacks as users do, and kill their parts (a quarter of an hour)
+	$(call side_by_side,chaos,tests/chaos,tests/e2e tests/gpu)
 
 chart: ## write what the chart knows of the table of services (helm/histgen/files/services.json)
 	$(BIN)/python deploy/chart_services.py

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs all GPU code once and prints one table: does it agree with the CPU, and how fast is it?
 #   tests/gpu/run.sh                        the published sizes on the GPU, within 5 minutes
-#   tests/gpu/run.sh --small --device cpu   small sizes on the CPU, as `make test` does
+#   tests/gpu/run.sh --small --device cpu   small sizes on the CPU, as `make test-e2e` does
 # It needs Python (3.11 or later) with torch and NumPy; PYTHON names another one than the first that has them.
 # With timm it measures tile encoders; with onnx, pydantic and onnxruntime (for a GPU: onnxruntime-gpu) the
 # graphs; with tensorrt (or tensorrt_rtx), cuda-bindings, safetensors, tokenizers and opencv-python-headless

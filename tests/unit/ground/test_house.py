@@ -43,6 +43,14 @@ def test_every_door_leads_somewhere():
         assert (ROOT / path).exists() or (ROOT / "histgen_lib" / path).exists(), path
 
 
+def test_every_folder_of_tests_is_run_by_a_target():
+    folders = {"/".join(path.relative_to(ROOT).parts[:2]) for path in (ROOT / "tests").rglob("test_*.py")}
+    run = set(re.findall(r"tests/\w+", (ROOT / "Makefile").read_text()))
+
+    assert len(folders) > 5
+    assert folders - run == set()
+
+
 @pytest.mark.parametrize("folder", ["histgen_lib", "services", "tests", "model_repository"])
 def test_no_module_outgrows_a_reader(folder):
     modules = sorted((ROOT / folder).rglob("*.py"))
