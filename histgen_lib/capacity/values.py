@@ -46,8 +46,8 @@ def values_of(plan: Plan) -> dict[str, Any]:
         },
     }
     if plan.gpus is not None:
-        most = plan.gpus.most
-        values["triton"] = {"replicas": most, "autoscaling": {"minReplicas": most, "maxReplicas": most}}
+        gpus = plan.gpus.most
+        values["triton"] = {"replicas": gpus, "autoscaling": {"minReplicas": gpus, "maxReplicas": gpus}}
     return values
 
 
