@@ -24,8 +24,9 @@ SCHEMA_VERSION = 1
 
 SLIDE_SCANNED, BAG_READY = "slide.scanned", "bag.ready"
 REPORT_DRAFTED, REPORT_SIGNED = "report.drafted", "report.signed"
+CASE_WITHDRAWN = "case.withdrawn"
 DEAD_LETTER = "dead-letter"
-TOPICS = (SLIDE_SCANNED, BAG_READY, REPORT_DRAFTED, REPORT_SIGNED, DEAD_LETTER)
+TOPICS = (SLIDE_SCANNED, BAG_READY, REPORT_DRAFTED, REPORT_SIGNED, CASE_WITHDRAWN, DEAD_LETTER)
 """A topic has the name of the type of the events it carries."""
 
 
@@ -83,6 +84,32 @@ class ReportDrafted:
 
 
 @dataclass(frozen=True)
+class ReportSigned:
+    """A person has signed a report: the draft with this digest, as it was or with the text at `signed_key`.
+
+    `slide_id` is the case's id for the one report of a case.
+    """
+
+    type: ClassVar[str] = REPORT_SIGNED
+    follows: ClassVar[str | None] = None
+    slide_id: str
+    report_digest: str
+    signed_key: str
+    case_id: str | None = None
+
+
+@dataclass(frozen=True)
+class CaseWithdrawn:
+    """A slide's or a case's report is not to be found by anybody any more; `slide_id` as in ReportSigned."""
+
+    type: ClassVar[str] = CASE_WITHDRAWN
+    follows: ClassVar[str | None] = None
+    slide_id: str
+    withdrawn_key: str
+    case_id: str | None = None
+
+
+@dataclass(frozen=True)
 class DeadLettered:
     """An event could not be processed; `event_source` and `event_id` name it, and `key` holds all of it."""
 
@@ -96,7 +123,7 @@ class DeadLettered:
     event_source: str | None = None
 
 
-Data = SlideScanned | BagReady | ReportDrafted | DeadLettered
+Data = SlideScanned | BagReady | ReportDrafted | ReportSigned | CaseWithdrawn | DeadLettered
 """Each says with `type` what it is, and with `follows` the type of the event that it follows from.
 
 None: it starts a trace, or may follow from any.
@@ -153,7 +180,7 @@ class Event:
     def key(self) -> str:
         """The record's key on the topic: all events of a slide stay in order; a case has its own."""
         data = self.data
-        if isinstance(data, ReportDrafted) and data.case_id is not None:
+        if isinstance(data, ReportDrafted | ReportSigned | CaseWithdrawn) and data.case_id is not None:
             return f"case/{data.case_id}"  # cannot be a slide's id
         return data.slide_id
 

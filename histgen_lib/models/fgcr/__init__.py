@@ -1,0 +1,1 @@
+"""FGCR: fine-grained cross-modal retrieval over slides and reports (Medical Image Analysis 2024)."""
