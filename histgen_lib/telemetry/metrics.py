@@ -205,7 +205,7 @@ BACKLOG_OLDEST = Gauge(
 )
 BACKLOG_PARTITION = Gauge(
     "histgen_backlog_partition_records",
-    "The same records, by partition of the worker's topic.",
+    "The same records, by partition; of a worker with several topics, those of one number together.",
     ["worker", "partition"],
     registry=REGISTRY,
 )
