@@ -6,9 +6,10 @@ Refusals name what is wrong and never repeat a text that was asked: it may be an
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Literal
+from typing import Any, Literal
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.retrieval._port import Filters, IndexState
@@ -44,7 +45,7 @@ class Question:
     @property
     def kind(self) -> Kind:
         """What is asked about."""
-        if self.text:
+        if not self.slide:
             return "text"
         return "region" if self.region else "slide"
 
@@ -52,6 +53,22 @@ class Question:
     def task(self) -> str:
         """Its name in metrics: "slide-cases", "text-reports", …."""
         return f"{self.kind}-{self.find}"
+
+
+def read_question(asked: Mapping[str, Any]) -> Question:
+    """Read a question whose values have the types that POST /search takes; what is absent or None is open.
+
+    Raises InvalidInputError("query-region-malformed").
+    """
+    region = None if asked.get("region") is None else read_region(asked["region"])
+    texts = ("organ", "stain", "site", "since", "until")
+    filters = Filters(
+        **{name: asked.get(name) or "" for name in texts},
+        signed=asked.get("signed"),
+        synthetic=asked.get("synthetic"),
+    )
+    slide, text = asked.get("slide") or "", asked.get("text") or ""
+    return Question(slide, text, region, asked.get("find") or "cases", filters, asked.get("count", 10))
 
 
 def read_region(values: object) -> Box:

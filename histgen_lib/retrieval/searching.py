@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -48,7 +47,8 @@ MOST_PAIRS = 5
 """Evidence pairs of a hit."""
 _MARGIN = 8
 """Hits asked for beyond those wanted, in place of some that were withdrawn a moment ago."""
-_WAIT_S = 1.0
+_READ_S = 6.0
+"""Seconds that a slide's bag may take to come from the store."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Searcher:
     None: there are no others. `bag`: a bag to ask about in place of the store's, by its slide's id. `state`:
     the index' state, if somebody keeps it at hand; else the index is asked. `withdrawn`: names of owners
     that are not to be found, whatever the index says. `readers`: how many searches read bags from the store
-    at a time; those by stored vectors or words never wait for it.
+    at a time.
     """
 
     index: CaseIndex
@@ -105,18 +105,24 @@ class Searcher:
     state: Callable[[], IndexState | None] = lambda: None
     withdrawn: Callable[[], Collection[str]] = frozenset
     readers: int = 4
-    _reading: threading.BoundedSemaphore = field(init=False, repr=False)
+    _pool: ThreadPoolExecutor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._reading = threading.BoundedSemaphore(self.readers)
+        self._pool = ThreadPoolExecutor(self.readers, thread_name_prefix="bags")  # starts none before its use
+
+    def reads_store(self, question: Question) -> bool:
+        """Whether the answer takes a bag from the store, which may be slow. Raises as the index."""
+        if question.kind == "text" or self.network is None or self.store is None:
+            return False
+        entry = self.index.find(question.slide)
+        return question.kind == "region" or entry is None or entry.model != self.network.digest
 
     def answer(self, question: Question) -> Answer:
         """Search.
 
         Raises InvalidInputError: as `questions.check`, "model-no-retrieval", "organ-unknown",
         "query-slide-unknown", "query-region-outside", "query-region-empty", "bag-other-encoder", and for a
-        bag that cannot be read; TransientError: "search-busy", and while index, store or model server are
-        unavailable.
+        bag that cannot be read; TransientError while index, store or model server are unavailable.
         """
         check(question)
         if self.network is None:
@@ -175,18 +181,13 @@ class Searcher:
     def _from_store(self, network: Network, question: Question) -> Subject:
         if self.store is None:
             raise unknown_slide()
-        with self._turn_to_read():
-            bag, owners = bag_in_store(self.store, network, question.slide)
-        return subject_of_bag(network, bag, owners, question.region)
-
-    @contextmanager
-    def _turn_to_read(self) -> Iterator[None]:
-        if not self._reading.acquire(timeout=_WAIT_S):
-            raise _busy()
+        reading = self._pool.submit(bag_in_store, self.store, network, question.slide)
         try:
-            yield
-        finally:
-            self._reading.release()
+            bag, owners = reading.result(timeout=_READ_S)
+        except TimeoutError:
+            reading.cancel()
+            raise _slow_store() from None
+        return subject_of_bag(network, bag, owners, question.region)
 
     def _search(self, network: Network, question: Question, subject: Subject) -> list[Hit]:
         """Search until enough hits are left that are not withdrawn, or no more are found."""
@@ -228,11 +229,11 @@ def _box(sides: np.ndarray[tuple[int, ...], np.dtype[np.int32]]) -> Box:
     return x, y, width, height
 
 
-def _busy() -> TransientError:
+def _slow_store() -> TransientError:
     return TransientError(
-        "search-busy",
-        "Too many searches wait for slides from the store.",
-        hint="Search again in a few seconds.",
+        "storage-unavailable",
+        "The store takes too long to send the slide's bag.",
+        hint="Search again in a few seconds; slides that are in the index are found without it.",
     )
 
 
