@@ -109,6 +109,16 @@ SERVICES = (
         factory="services.reporter.app:make_reporter",
         codes="services.reporter.app:CODES",
     ),
+    Service(
+        "search",
+        "web",
+        takes=(),
+        gives=(),
+        settings="services.search.settings:SearchSettings",
+        factory="services.search.app:build",
+        codes="services.search.settings:SEARCH",
+        retrieval=True,
+    ),
 )
 
 
