@@ -115,3 +115,7 @@ class Consistency:
                 'The "consistency" in the "retrieval" of the model\'s config.json cannot be used.',
                 hint="Measure it again by training the retrieval network, or fetch the model again.",
             ) from None
+
+
+UNCHECKED = Consistency()
+"""Of a model that was never measured, or has no such network: it checks nothing."""
