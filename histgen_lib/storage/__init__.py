@@ -33,6 +33,7 @@ __all__ = [
     "folder_of",
     "open_foreign_bucket",
     "open_store",
+    "s3_credentials",
     "store_for_uri",
 ]
 
@@ -68,6 +69,17 @@ def folder_of(settings: StorageSettings) -> Path | None:
     """Return a store's folder; None for a store in S3."""
     scheme, _, rest = settings.url.partition(":")
     return _folder(rest) if scheme == "file" else None
+
+
+def s3_credentials() -> dict[str, str]:
+    """Return the credentials and region that our stores in S3 use now, for other clients of the same bucket.
+
+    Keys: "access_key_id", "secret_access_key", "session_token", "region", those that are known. Raises as
+    `ObjectStore`.
+    """
+    from histgen_lib.storage._s3 import credentials
+
+    return credentials()
 
 
 def open_foreign_bucket(settings: StorageSettings, bucket: str) -> ObjectStore:

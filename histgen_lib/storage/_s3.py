@@ -278,6 +278,24 @@ def _session() -> Any:
     return boto3.Session()
 
 
+def credentials() -> dict[str, str]:
+    """Return the access key, secret, token and region that boto3 finds now, for other clients of S3.
+
+    What it does not find is left out. Raises TransientError if a server that has them does not answer.
+    """
+    with translated("the credentials"), _making_client:
+        session = _session()
+        found = session.get_credentials()
+        frozen = found and found.get_frozen_credentials()
+    values = {
+        "access_key_id": frozen and frozen.access_key,
+        "secret_access_key": frozen and frozen.secret_key,
+        "session_token": frozen and frozen.token,
+        "region": session.region_name,
+    }
+    return {name: str(value) for name, value in values.items() if value}
+
+
 def _wait_out_conflict(response: Any, attempts: int, **_: Any) -> float | None:
     """Have botocore retry, after the seconds returned, a conditional write that met one of the same key."""
     conflict = (

@@ -1,0 +1,80 @@
+"""The case index on LanceDB: tables in a folder or in S3, written by several processes, read by many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from histgen_lib.retrieval._lance_errors import storage_translated
+from histgen_lib.retrieval._lance_link import Link
+from histgen_lib.retrieval._lance_reader import Reader
+from histgen_lib.retrieval._lance_rows import to_rows
+from histgen_lib.retrieval._lance_versions import Versions
+from histgen_lib.retrieval._lance_writer import Writer
+from histgen_lib.retrieval._port import CaseEntry, CaseIndex, CaseIndexSettings, Hit, IndexState, Query
+from histgen_lib.retrieval._rules import check_entry, check_query
+from histgen_lib.storage import open_store
+
+
+class LanceCaseIndex:
+    """A `CaseIndex`. LanceDB and the storage are contacted when it is first used."""
+
+    def __init__(self, settings: CaseIndexSettings) -> None:
+        where = settings.storage.url
+        with storage_translated(where):
+            store = open_store(settings.storage)
+        self._link = Link(settings.storage)
+        versions = Versions(store, where)
+        self._writer, self._reader = Writer(self._link, versions), Reader(self._link, versions)
+
+    def put(self, entries: Sequence[CaseEntry]) -> None:
+        """See `CaseIndex.put`."""
+        for entry in entries:
+            check_entry(entry)
+        if entries:
+            self._writer.put(to_rows(entries))
+
+    def find(self, slide_id: str) -> CaseEntry | None:
+        """See `CaseIndex.find`."""
+        return self._reader.find(slide_id)
+
+    def withdraw(self, owners: Iterable[str]) -> int:
+        """See `CaseIndex.withdraw`."""
+        gone = set(owners)
+        return self._writer.withdraw(gone) if gone else 0
+
+    def search(self, query: Query) -> list[Hit]:
+        """See `CaseIndex.search`."""
+        check_query(query)
+        return self._reader.search(query)
+
+    def compact(self) -> None:
+        """See `CaseIndex.compact`."""
+        self._writer.compact()
+
+    def rebuild(
+        self, model: str, entries: Callable[[], Iterable[CaseEntry]], *, progress: Callable[[int], None]
+    ) -> IndexState:
+        """See `CaseIndex.rebuild`."""
+        self._writer.rebuild(lambda: _checked(entries(), model), progress)
+        return self.state()
+
+    def state(self) -> IndexState:
+        """See `CaseIndex.state`."""
+        return self._reader.state()
+
+    def close(self) -> None:
+        """See `CaseIndex.close`."""
+        self._link.close()
+
+
+def open_case_index(settings: CaseIndexSettings) -> CaseIndex:
+    """Open the index; there need not be one. Raises FatalError("case-index-unusable") for a bad URL."""
+    return LanceCaseIndex(settings)
+
+
+def _checked(entries: Iterable[CaseEntry], model: str) -> Iterable[CaseEntry]:
+    for entry in entries:
+        check_entry(entry)
+        if entry.model != model:
+            raise ValueError("an entry of another model")
+        yield entry
