@@ -49,6 +49,7 @@ _COMMANDS = {
     "submit": ("The stream", "stream.submit:submit"),
     "status": ("The stream", "stream.status:status"),
     "watch": ("The stream", "stream.watch:watch"),
+    "search": ("The stream", "stream.search:search"),
     "replay": ("The stream", "stream.replay:replay"),
     "backfill": ("The stream", "stream.backfill:backfill"),
     "verify": ("The stream", "stream.verify:verify"),

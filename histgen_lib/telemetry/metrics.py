@@ -217,7 +217,7 @@ BACKLOG_OLDEST = Gauge(
 )
 BACKLOG_PARTITION = Gauge(
     "histgen_backlog_partition_records",
-    "The same records, by partition of the worker's topic.",
+    "The same records, by partition; of a worker with several topics, those of one number together.",
     ["worker", "partition"],
     registry=REGISTRY,
 )
@@ -249,6 +249,28 @@ CERTIFICATE_EXPIRY = Gauge(
     "histgen_certificate_expiry_timestamp_seconds",
     "When a certificate in use expires, in seconds since 1970.",
     ["certificate"],
+    registry=REGISTRY,
+)
+SEARCHES = Counter(
+    "histgen_searches_total",
+    "Searches for cases, by task (what is asked about, and what is to be found) and outcome: found, none, "
+    "refused (the question cannot be answered), unavailable (the index, the model or the store), failed.",
+    ["task", "outcome"],
+    registry=REGISTRY,
+)
+SEARCH_SECONDS = Histogram(
+    "histgen_search_seconds",
+    "Seconds from a search's request to its answer, whatever the outcome.",
+    ["task"],
+    buckets=_SECONDS,
+    registry=REGISTRY,
+)
+SEARCH_HITS = Counter(
+    "histgen_search_hits_total", "Cases that searches returned.", ["task"], registry=REGISTRY
+)
+CASE_INDEX_BEHIND = Gauge(
+    "histgen_case_index_behind_seconds",
+    "Seconds since the case index that is searched here was known to be current; 0 in other processes.",
     registry=REGISTRY,
 )
 
@@ -318,6 +340,15 @@ def show_gateway(vias: Iterable[str], refusals: Iterable[str]) -> None:
         SLIDES_SEEN.labels(via)
     for code in refusals:
         SLIDES_REFUSED.labels(code)
+
+
+def show_search() -> None:
+    """Start the series of searches at 0."""
+    for task in (f"{kind}-{find}" for kind in ("slide", "region", "text") for find in ("cases", "reports")):
+        SEARCH_SECONDS.labels(task)
+        SEARCH_HITS.labels(task)
+        for outcome in ("found", "none", "refused", "unavailable", "failed"):
+            SEARCHES.labels(task, outcome)
 
 
 def show_http(worker: str, routes: Iterable[str], statuses: Iterable[int], whys: Iterable[str]) -> None:

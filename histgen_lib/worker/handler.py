@@ -116,7 +116,8 @@ OPENED = "encode"
 class WorkerSpec:
     """A worker: which events it takes, the job it does with each, and how much patience it has.
 
-    `name`: in metrics and log lines. `group`: the consumer group that its processes share. `make_handler`: is
+    `name`: in metrics and log lines. `groups`: the topics that it takes events from, each with the consumer
+    group that its processes share there; events of different topics come in no order. `make_handler`: is
     pickled and called once in each child process, so it is a function of a module, or a functools.partial of
     something that can be pickled. `address`: where it serves metrics, health, its state, and `config`, its
     settings. `deadline_s`: how long a job may take. `opening_s`: how long until it reports a stage called
@@ -130,8 +131,7 @@ class WorkerSpec:
     """
 
     name: str
-    topic: str
-    group: str
+    groups: Mapping[str, str]
     make_handler: Callable[[], Handler]
     address: Address
     deadline_s: float = 1800.0

@@ -13,7 +13,7 @@
 {{- range $row := $table.services }}
 {{- $values := mustMergeOverwrite (deepCopy (get $root.Values.kinds $row.kind)) (deepCopy (get $root.Values.services $row.name | default dict)) }}
 {{- if $values.enabled }}
-{{- $rows = append $rows (dict "name" $row.name "kind" $row.kind "takes" $row.takes "gives" $row.gives "group" $row.group "entrance" $row.entrance "known" $row.settings "values" $values) }}
+{{- $rows = append $rows (dict "name" $row.name "kind" $row.kind "takes" $row.takes "gives" $row.gives "entrance" $row.entrance "known" $row.settings "values" $values) }}
 {{- end }}
 {{- end }}
 {{- dict "rows" $rows "topics" $table.topics "retention_ms" $table.retention_ms "all" $table.services | toJson }}
