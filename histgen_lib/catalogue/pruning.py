@@ -180,6 +180,8 @@ class _Pruner:
         return [one for one in sets if self._is_superseded(owner, one)]
 
     def _is_superseded(self, owner: ReportOwner, digest: str) -> bool:
+        if self._store.head(keys.signed_key(owner, digest)):  # a person's word outlives later drafts
+            return False
         data = self._store.find(owner.report(digest, DRAFT_JSON))
         whose = stated_owner(data or b"") or folder_owner(self._store, owner)
         shown = Overview(self._store).shown(events_of(self._store, whose))

@@ -45,15 +45,20 @@ from histgen_lib.catalogue.registry import (
     read_owner,
     recover_announcement,
 )
+from histgen_lib.catalogue.signing import Signature, Withdrawal
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.files import sealed_json, unsealed
 from histgen_lib.reports.renderers import DRAFT_JSON, file_names
 from histgen_lib.reports.renderers.draft_json import readable_draft
 from histgen_lib.storage import JSON, ObjectInfo, ObjectStore
 
-KINDS = ("bag", "case", "letter", "by-hand", "content", "copy", "owner", "report", "pointer", "scan")
+Check = Callable[[ObjectStore, list[ObjectInfo], "Tally"], Iterator["Damage"]]
+KINDS = (
+    "bag", "case", "letter", "by-hand", "content", "copy", "owner", "report", "pointer", "scan", "signature",
+    "withdrawal",
+)  # fmt: skip
 """What an object is: features, thumbnail or scan record; a slide's part in a case; a dead letter; a record of
-the registry; a file of a report; which report is the latest; a slide's latest event."""
+the registry; a file of a report; which report is the latest; a slide's latest event; what a person said."""
 _SAVE_S = 5.0
 
 
@@ -362,6 +367,17 @@ def _owners(store: ObjectStore, infos: list[ObjectInfo], tally: Tally) -> Iterat
             yield Damage(info.key, "owner", Fault.UNREADABLE, slide_id)
 
 
+def _said(kind: str, read: Callable[[bytes | None, str], object]) -> Check:
+    """Return the check of what people said about reports. A person alone can say it again."""
+
+    def check(store: ObjectStore, infos: list[ObjectInfo], tally: Tally) -> Iterator[Damage]:
+        for info in infos:
+            if read(store.find(info.key), info.key) is None and store.head(info.key):
+                yield Damage(info.key, kind, Fault.UNREADABLE, keys.owner_of(info.key).name)
+
+    return check
+
+
 def _folder(key: str) -> str:
     """Return the folder of what belongs to one slide or case."""
     return "/".join(key.split("/")[:2])
@@ -382,7 +398,6 @@ def _is_sealed(data: bytes | None) -> bool:
     return b'"seal":"' in (data or b"")
 
 
-Check = Callable[[ObjectStore, list[ObjectInfo], Tally], Iterator[Damage]]
 _AREAS: tuple[tuple[str, Callable[[str], str], Check], ...] = (
     (keys.BAGS, _folder, _bags),
     (keys.CASE_REPORTS, _folder, _reports),
@@ -394,6 +409,8 @@ _AREAS: tuple[tuple[str, Callable[[str], str], Check], ...] = (
     (keys.COPIES, str, _copies),
     (keys.OWNERS, str, _owners),
     (keys.REPORTS, _folder, _reports),
+    (keys.SIGNED, str, _said("signature", Signature.read)),
     (keys.SLIDES, _folder, _slides),
+    (keys.WITHDRAWN, str, _said("withdrawal", Withdrawal.read)),
 )
 """What is checked, in the order of the keys; what of it belongs together; and the check."""

@@ -25,7 +25,7 @@ class Client:
         self.lab, self.stop, self.board = lab, Stop(), GatewayBoard()
         self.touched: list[str] = []
         replaying = Replaying(lab.store, lab.bus, self.touched.append)
-        self.api = HttpApi(lab.intake, self.board, self.stop, replaying, **options)
+        self.api = HttpApi(lab.intake, self.board, self.stop, replaying, sign_off, **options)
         self.door = locked(self.api.app())
 
     async def send(self, method: str, path: str, **more: Any) -> httpx.Response:
