@@ -64,7 +64,7 @@ class DraftJob:
     drafter: Drafter
     store: ObjectStore
     files: SlideFiles
-    takes: ClassVar[type[BagReady]] = BagReady
+    takes: ClassVar[tuple[type[BagReady], ...]] = (BagReady,)
 
     def find(self, event: Event, ready: BagReady) -> Done[ReportDrafted] | None:
         """See Job. Raises what the store raises."""
