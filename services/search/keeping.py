@@ -11,12 +11,12 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from histgen_lib.catalogue.signing import withdrawn_owners
 from histgen_lib.errors import TransientError
 from histgen_lib.inference import InferenceServer
 from histgen_lib.retrieval import CaseIndex, IndexState
 from histgen_lib.retrieval.encoding import IMAGE, TEXT
 from histgen_lib.retrieval.searching import Searcher
-from histgen_lib.retrieval.withdrawals import withdrawn_owners
 from histgen_lib.runtime.loops import Loop, LoopContext
 from histgen_lib.storage import ObjectStore
 from histgen_lib.telemetry import get_logger, metrics
@@ -163,7 +163,7 @@ class WithdrawalKeeping(_Keeping):
 
     def look(self) -> None:
         """See `_Keeping`."""
-        self._holding.withdrawn = withdrawn_owners(self._store)
+        self._holding.withdrawn = frozenset(owner.name for owner in withdrawn_owners(self._store))
 
 
 class ModelKeeping(_Keeping):
