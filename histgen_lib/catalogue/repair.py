@@ -222,8 +222,8 @@ class Repair:
 
 
 _ORDER = (
-    "scan", "by-hand", "content", "owner", "copy", "pointer", "case", "bag", "report", "signature", "withdrawal",
-    "letter",
+    "scan", "by-hand", "content", "owner", "copy", "pointer", "case", "bag", "report", "signature",
+    "withdrawal", "letter",
 )  # fmt: skip
 """The registry first: it says what is to be announced."""
 _LOST = "Nothing else in the store says what it held. Restore it from a backup."

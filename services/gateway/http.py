@@ -62,9 +62,9 @@ class HttpApi(JsonApi):
     """Answers requests that the door (`histgen_lib.runtime.web.door`) has let through.
 
     `replaying`, `sign_off`: do what POST /replay, and what /signatures and /withdrawals ask for. `config`:
-    see `health_app`. `threads`: how many objects, and how many files, are read at a time, so that a large one does not block the others; a file that cannot be
-    opened occupies none. `most_waiting`: how many requests may wait; further ones get 503. `body_s`: seconds
-    for a request's body.
+    see `health_app`. `threads`: how many objects, and how many files, are read at a time, so that a large one
+    does not block the others; a file that cannot be opened occupies none. `most_waiting`: how many requests
+    may wait; further ones get 503. `body_s`: seconds for a request's body.
     """
 
     def __init__(

@@ -49,7 +49,7 @@ class ShelveJob:
     _since: int = field(default=0, init=False)
 
     def find(self, event: Event, data: Shelved) -> Done[Shelved] | None:
-        """See Job. A withdrawal is never found done: only a compaction that returned has dropped its bytes."""
+        """See Job. A withdrawal is never found done: only a compaction that returns has dropped it."""
         owner = _owner(data)
         standing = standing_of(self.store, owner)
         if standing is None or isinstance(data, CaseWithdrawn):
