@@ -1,4 +1,4 @@
-"""A store with drafts, people who sign and withdraw them, and a librarian's job that keeps an index of them."""
+"""A store with drafts, people who sign and withdraw them, and a librarian's job that indexes them."""
 
 from __future__ import annotations
 
