@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from histgen_lib.cli.options import Model
+from histgen_lib.cli.options import Model, model_folder
 from histgen_lib.cli.output import JsonFlag, emit_json, err, number_of, out
 from histgen_lib.cli.stream.options import Home, Store, StoreEndpoint, reach
 from histgen_lib.errors import FatalError, InvalidInputError
-from histgen_lib.models import SHIPPED_MODEL
 
 if TYPE_CHECKING:
     from histgen_lib.retrieval import CaseIndex, IndexState
@@ -181,7 +180,7 @@ def _network(model: Path | None) -> Network:
     from histgen_lib.models.folder import open_model_folder
     from histgen_lib.retrieval.subjects import network_of
 
-    folder = open_model_folder(model or SHIPPED_MODEL)
+    folder = open_model_folder(model_folder(model))
     network = network_of(folder, open_inference("onnx", folder.path))
     if network is None:
         raise FatalError(
