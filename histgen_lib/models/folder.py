@@ -85,16 +85,6 @@ class ModelFolder:
         has_encoder = any((self.path / name).is_file() for name in (TILE_ENCODER_WEIGHTS, TILE_ENCODER_ONNX))
         return stated or (settings_digest(self.encoder, self.tiling) if has_encoder else "")
 
-    @property
-    def retrieval(self) -> Mapping[str, Any]:
-        """The retrieval network; {} if the folder has none."""
-        return self.section("retrieval")
-
-    @cached_property
-    def retrieval_digest(self) -> str:
-        """SHA-256 of what decides its vectors; "" if the folder has none."""
-        return json_digest(dict(self.retrieval)) if self.retrieval else ""
-
     def section(self, name: str) -> Mapping[str, Any]:
         """Return a section of config.json ("domain", "abstention", "calibration", …); {} if it is absent."""
         return dict(self.config.get(name) or {})

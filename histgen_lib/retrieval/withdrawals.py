@@ -14,3 +14,8 @@ def withdrawn_owners(store: ObjectStore) -> frozenset[str]:
         for info in store.list(WITHDRAWN)
         if info.key.endswith(".json")
     )
+
+
+def is_withdrawn(store: ObjectStore, owner: str) -> bool:
+    """Whether an owner, by its name, is withdrawn. Raises what the store raises."""
+    return store.head(f"{WITHDRAWN}{owner}.json") is not None

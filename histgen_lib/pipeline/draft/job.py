@@ -40,6 +40,7 @@ from histgen_lib.reports.pictures import Pictures, evidence_places, pair_numbers
 from histgen_lib.reports.record import DraftReport, SimilarCases, Tiling
 from histgen_lib.reports.renderers import render
 from histgen_lib.retrieval.encoding import IMAGE, TEXT
+from histgen_lib.retrieval.withdrawals import is_withdrawn
 from histgen_lib.slides import open_slide
 from histgen_lib.storage import ObjectStore
 
@@ -163,9 +164,12 @@ class DraftJob:
                 return no_answer("off", model)
             return self.nearest.nearest(drafted.seen, model, kin)
 
-        similar = plan.report.similar(ask, lambda chosen: True)
+        similar = plan.report.similar(ask, self._is_citable)
         note_citations(self.store, plan.report.owner, plan.report.digest, map(owner_of, similar.cases))
         return replace(drafted, draft=drafted.draft.model_copy(update={"similar": similar}))
+
+    def _is_citable(self, similar: SimilarCases) -> bool:
+        return not any(is_withdrawn(self.store, owner_of(case).name) for case in similar.cases)
 
     def _pictures(self, plan: _Plan, parts: Sequence[Part], drafted: Drafted) -> list[Pictures]:
         ends = np.cumsum([len(part.bag) for part in parts])[:-1]

@@ -22,6 +22,7 @@ from histgen_lib.pipeline.draft.kin import Kin
 from histgen_lib.pipeline.draft.support import Seen, region_of
 from histgen_lib.reports.record import Region, SimilarAnswer, SimilarCase, SimilarCases, SimilarPair
 from histgen_lib.retrieval import CaseEntry, CaseIndex, Filters, Hit, Query
+from histgen_lib.retrieval.withdrawals import is_withdrawn
 from histgen_lib.storage import ObjectStore
 from histgen_lib.telemetry import get_logger
 
@@ -124,9 +125,9 @@ class _Search:
 
     def run(self, index: CaseIndex) -> SimilarCases:
         state = index.state()
-        if state.cases and state.model != self.model:
-            return no_answer("other-model", self.model)
         cases = tuple(self._case(hit) for hit in self._hits(index))
+        if not cases and state.cases and state.model != self.model:
+            return no_answer("other-model", self.model)
         return SimilarCases(answer="answered", model=self.model, index_version=state.version, cases=cases)
 
     def _hits(self, index: CaseIndex) -> list[Hit]:
@@ -149,9 +150,9 @@ class _Search:
     def _is_citable(self, entry: CaseEntry, passed: set[str]) -> bool:
         """Check again what the index was asked for: a case that must not be cited is never cited."""
         fits = entry.signed and not entry.synthetic and entry.model == self.model
-        if not fits or entry.owner in passed:
+        if not fits or entry.owner in passed or self.kin.has(entry.owner, entry.slide_id, self.store):
             return False
-        return not self.kin.has(entry.owner, entry.slide_id, self.store)
+        return self.store is None or not is_withdrawn(self.store, entry.owner)
 
     def _case(self, hit: Hit) -> SimilarCase:
         entry = hit.entry
