@@ -9,6 +9,7 @@ from histgen_lib.events import SlideScanned
 ATTEMPTS, AUDIT, BAGS, CASES = "attempts/", "audit/", "bags/", "cases/"
 CASE_REPORTS, REPORTS, SLIDES = "case-reports/", "reports/", "slides/"
 LETTERS, REPLAYED_LETTERS = "dead-letter/", "dead-letter-replayed/"
+CITED = "cited/"
 BY_HAND, CONTENTS, COPIES = "gateway/by-hand/", "gateway/contents/", "gateway/copies/"
 OUTBOX, OWNERS, SEEN = "gateway/outbox/", "gateway/owners/", "gateway/seen/"
 SIGNED, WITHDRAWN = "signed/", "withdrawn/"
@@ -203,3 +204,23 @@ class ReportOwner:
     def report(self, digest: str, name: str) -> str:
         """Return the key of one file of a report."""
         return f"{self.prefix}{digest}/{name}"
+
+
+def citations_prefix(cited: ReportOwner) -> str:
+    """Return the prefix of the notes of the reports that show a case as a similar one."""
+    return f"{CITED}{_kind_and_id(cited)}/"
+
+
+def citation_key(cited: ReportOwner, citing: ReportOwner, digest: str) -> str:
+    """Return the key of the note that a report shows a case as a similar one."""
+    return f"{citations_prefix(cited)}{_kind_and_id(citing)}/{digest}.json"
+
+
+def citation_of(key: str) -> tuple[ReportOwner, str]:
+    """Return the owner and the digest of the report that a note of a citation is about."""
+    kind, owner_id, name = key.split("/")[3:6]
+    return ReportOwner(owner_id, is_case=kind == "case"), name.removesuffix(".json")
+
+
+def _kind_and_id(owner: ReportOwner) -> str:
+    return f"{'case' if owner.is_case else 'slide'}/{owner.id}"

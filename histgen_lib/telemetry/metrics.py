@@ -115,6 +115,18 @@ DOMAIN_DISTANCE = Histogram(
     buckets=_DISTANCES,
     registry=REGISTRY,
 )
+UNSUPPORTED = Counter(
+    "histgen_unsupported_sentences_total",
+    "Lines of drafts that no region of the slide supports, by the measured check of the retrieval network.",
+    ["worker"],
+    registry=REGISTRY,
+)
+SIMILAR_UNANSWERED = Counter(
+    "histgen_similar_unanswered_total",
+    "Drafts without similar cases as the case index was away, slow, or of another retrieval network.",
+    ["worker"],
+    registry=REGISTRY,
+)
 BUS_LAG = Gauge(
     "histgen_bus_lag",
     "Uncommitted records of the partitions held here: in flight, set aside, finished behind those, and new.",
@@ -274,6 +286,8 @@ _MEASURES = {
     "histgen_tiles_read_total": TILES_READ,
     "histgen_tiles_encoded_total": TILES_ENCODED,
     "histgen_abstentions_total": ABSTENTIONS,
+    "histgen_unsupported_sentences_total": UNSUPPORTED,
+    "histgen_similar_unanswered_total": SIMILAR_UNANSWERED,
 }
 """The counters that a job may add to."""
 _OBSERVED = {"histgen_domain_distance": DOMAIN_DISTANCE}
