@@ -110,6 +110,16 @@ SERVICES = (
         codes="services.reporter.app:CODES",
     ),
     Service(
+        "librarian",
+        "worker",
+        takes=(ReportDrafted, ReportSigned, CaseWithdrawn),
+        gives=(),
+        settings="services.librarian.app:LibrarianSettings",
+        factory="services.librarian.app:make_librarian",
+        codes="services.librarian.app:CODES",
+        retrieval=True,
+    ),
+    Service(
         "search",
         "web",
         takes=(),

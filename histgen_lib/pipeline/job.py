@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 class Progress(Protocol):
     """Called often, from the thread that runs the job; must return fast and not raise.
 
-    `stage` is one of "open", "grid", "encode", "generate", "render", "store", "withdraw", "compact". Of a scan,
-    in "encode" `done` and `total` count tiles; in every other stage they are 0 and 1, then 1 and 1.
+    `stage` is one of "open", "grid", "encode", "generate", "render", "store", "withdraw", "compact". In a
+    scan's "encode", `done` and `total` count tiles; in every other stage they are 0 and 1, then 1 and 1.
     """
 
     def __call__(self, stage: str, done: int, total: int) -> None:

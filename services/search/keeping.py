@@ -68,13 +68,20 @@ class Holding:
 
     def take(self, index: CaseIndex, state: IndexState) -> None:
         """Search in this index from now on."""
-        self._known = _Known(state, self._clock())
+        self.know(state)
         made = self._make(index)
         self._searcher = replace(made, state=lambda: self.state, withdrawn=lambda: self.withdrawn)
 
     def know(self, state: IndexState) -> None:
         """Note the state of the index in use, as it is now."""
         self._known = _Known(state, self._clock())
+        metrics.show_case_index(
+            cases=state.cases,
+            slides=state.slides,
+            regions=state.regions,
+            size_bytes=state.size_bytes,
+            version=state.version,
+        )
 
     def close(self) -> None:
         """Release the index."""

@@ -27,8 +27,8 @@ from histgen_lib.storage import ObjectStore
 Shelved = ReportDrafted | ReportSigned | CaseWithdrawn
 
 COMPACT_EVERY, COMPACT_SHARE = 500, 0.1
-"""After so many slides, and so large a part of the index, that is compacted: what was replaced is dropped, what
-is new is indexed. It is written anew for that, so the larger it is, the more rarely."""
+"""After so many slides, and so large a part of the index, that is compacted: what was replaced is dropped,
+what is new is indexed. It is written anew for that: the larger it is, the more rarely."""
 MOST_ROUNDS = 8
 """So often others may change what is written, or what is to be written, before the event waits."""
 
@@ -49,7 +49,7 @@ class ShelveJob:
     _since: int = field(default=0, init=False)
 
     def find(self, event: Event, data: Shelved) -> Done[Shelved] | None:
-        """See Job. A withdrawal is never found done: only a compaction that returned has dropped all bytes."""
+        """See Job. A withdrawal is never found done: only a compaction that returns has dropped it."""
         owner = _owner(data)
         standing = standing_of(self.store, owner)
         if standing is None or isinstance(data, CaseWithdrawn):
