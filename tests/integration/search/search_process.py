@@ -51,6 +51,7 @@ class SearchProcess:
             "search_withdrawals_s": 0.2,
         }
         self._environment = {f"HISTGEN_{k.upper()}": str(v) for k, v in (values | settings).items()}
+        self._token = Path(str((values | settings)["token_file"]))
         self.url = ""
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -79,7 +80,7 @@ class SearchProcess:
 
     def ask(self, **asked: Any) -> httpx.Response:
         """POST /search."""
-        headers = bearer_of(self.home / "token")
+        headers = bearer_of(self._token)
         return httpx.post(f"{self.url}/search", json=asked, headers=headers, timeout=60)
 
     def found(self, **asked: Any) -> list[dict[str, Any]]:
@@ -89,7 +90,7 @@ class SearchProcess:
         return list(answer.json()["hits"])
 
     def get(self, path: str, **more: Any) -> httpx.Response:
-        return httpx.get(self.url + path, headers=bearer_of(self.home / "token"), timeout=60, **more)
+        return httpx.get(self.url + path, headers=bearer_of(self._token), timeout=60, **more)
 
     def stop(self) -> int:
         """Ask it to stop; return its exit code."""
