@@ -21,7 +21,6 @@ from services.search import NAME
 from services.search.http import SearchApi
 from services.search.keeping import (
     CLOCK,
-    WITHDRAWALS_S,
     Holding,
     IndexKeeping,
     ModelKeeping,
@@ -61,7 +60,7 @@ def build(
     context = LoopContext(board, stop, settings.grace_s)
     loops: list[Loop] = [
         IndexKeeping(context, holding, open_index or partial(_open_index, settings), settings.search_look_s),
-        WithdrawalKeeping(context, holding, store, WITHDRAWALS_S),
+        WithdrawalKeeping(context, holding, store, settings.search_withdrawals_s),
     ]
     if network:
         loops.append(ModelKeeping(context, server))

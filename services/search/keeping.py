@@ -22,8 +22,6 @@ from histgen_lib.storage import ObjectStore
 from histgen_lib.telemetry import get_logger, metrics
 from services.search import NAME
 
-WITHDRAWALS_S = 15.0
-"""How often the store is asked what was withdrawn: a quarter of the minute after which nobody may find it."""
 _MODEL_S = 10.0
 
 _log = get_logger()

@@ -20,6 +20,9 @@ class SearchSettings(ServiceSettings):
     search_look_s: float = Field(
         1.0, gt=0, le=60, description="seconds between two looks for a newer state of the case index"
     )
+    search_withdrawals_s: float = Field(
+        15.0, gt=0, le=30, description="seconds between two looks at what was withdrawn"
+    )
     deadline_s: float = Field(60.0, gt=0, description="seconds that encoding what is asked about may take")
 
 

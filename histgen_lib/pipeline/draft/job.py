@@ -24,6 +24,7 @@ from histgen_lib.catalogue.case import (
     join_case,
 )
 from histgen_lib.catalogue.cited import note_citations
+from histgen_lib.catalogue.signing import is_withdrawn
 from histgen_lib.catalogue.stored import Source, StoredReport, source_of, sources_of
 from histgen_lib.events import BagReady, Event, ReportDrafted
 from histgen_lib.files import sha256_hex
@@ -163,9 +164,12 @@ class DraftJob:
                 return no_answer("off", model)
             return self.nearest.nearest(drafted.seen, model, kin)
 
-        similar = plan.report.similar(ask, lambda chosen: True)
+        similar = plan.report.similar(ask, self._is_citable)
         note_citations(self.store, plan.report.owner, plan.report.digest, map(owner_of, similar.cases))
         return replace(drafted, draft=drafted.draft.model_copy(update={"similar": similar}))
+
+    def _is_citable(self, similar: SimilarCases) -> bool:
+        return not any(is_withdrawn(self.store, owner_of(case)) for case in similar.cases)
 
     def _pictures(self, plan: _Plan, parts: Sequence[Part], drafted: Drafted) -> list[Pictures]:
         ends = np.cumsum([len(part.bag) for part in parts])[:-1]

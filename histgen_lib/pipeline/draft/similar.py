@@ -17,6 +17,7 @@ import numpy as np
 
 from histgen_lib.catalogue.cited import cited_slide
 from histgen_lib.catalogue.keys import ReportOwner
+from histgen_lib.catalogue.signing import is_withdrawn
 from histgen_lib.errors import HistgenError
 from histgen_lib.pipeline.draft.kin import Kin
 from histgen_lib.pipeline.draft.support import Seen, region_of
@@ -124,9 +125,9 @@ class _Search:
 
     def run(self, index: CaseIndex) -> SimilarCases:
         state = index.state()
-        if state.cases and state.model != self.model:
-            return no_answer("other-model", self.model)
         cases = tuple(self._case(hit) for hit in self._hits(index))
+        if not cases and state.cases and state.model != self.model:
+            return no_answer("other-model", self.model)
         return SimilarCases(answer="answered", model=self.model, index_version=state.version, cases=cases)
 
     def _hits(self, index: CaseIndex) -> list[Hit]:
@@ -149,9 +150,9 @@ class _Search:
     def _is_citable(self, entry: CaseEntry, passed: set[str]) -> bool:
         """Check again what the index was asked for: a case that must not be cited is never cited."""
         fits = entry.signed and not entry.synthetic and entry.model == self.model
-        if not fits or entry.owner in passed:
+        if not fits or entry.owner in passed or self.kin.has(entry.owner, entry.slide_id, self.store):
             return False
-        return not self.kin.has(entry.owner, entry.slide_id, self.store)
+        return self.store is None or not is_withdrawn(self.store, ReportOwner.named(entry.owner))
 
     def _case(self, hit: Hit) -> SimilarCase:
         entry = hit.entry
