@@ -10,6 +10,7 @@ import torch
 from tiny_retrieval import add_retrieval, tiny_retrieval_model
 
 from histgen_lib.access.model_sync import open_source, sync_model
+from histgen_lib.cli.offline.model import facts_of
 from histgen_lib.errors import FatalError
 from histgen_lib.models.fgcr.checkpoint import load_retrieval, save_retrieval
 from histgen_lib.models.fgcr.words import load_words
@@ -129,3 +130,10 @@ def test_a_copied_model_has_it(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(FatalError) as caught:
         sync_model(source, tmp_path / "models" / "other")
     assert caught.value.code == "model-incomplete"
+
+
+def test_what_is_said_of_a_model_names_its_retrieval_network(folder: Path, model_dir: Path) -> None:
+    facts = facts_of(open_model_folder(folder))
+    assert facts["retrieval"]["sha256"] == open_model_folder(folder).retrieval_digest
+    assert facts["retrieval"]["embed_dim"] == 16
+    assert facts_of(open_model_folder(model_dir))["retrieval"] == {}
