@@ -109,6 +109,26 @@ SERVICES = (
         factory="services.reporter.app:make_reporter",
         codes="services.reporter.app:CODES",
     ),
+    Service(
+        "librarian",
+        "worker",
+        takes=(ReportDrafted, ReportSigned, CaseWithdrawn),
+        gives=(),
+        settings="services.librarian.app:LibrarianSettings",
+        factory="services.librarian.app:make_librarian",
+        codes="services.librarian.app:CODES",
+        retrieval=True,
+    ),
+    Service(
+        "search",
+        "web",
+        takes=(),
+        gives=(),
+        settings="services.search.settings:SearchSettings",
+        factory="services.search.app:build",
+        codes="services.search.settings:SEARCH",
+        retrieval=True,
+    ),
 )
 
 

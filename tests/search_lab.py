@@ -15,8 +15,7 @@ from histgen_lib.retrieval import CaseEntry, Vectors
 from histgen_lib.retrieval.encoding import IMAGE, TEXT
 from histgen_lib.retrieval.searching import Searcher
 from histgen_lib.retrieval.subjects import Network
-from histgen_lib.testing import MemoryStore
-from histgen_lib.testing.cases import MemoryCaseIndex
+from histgen_lib.testing import MemoryCaseIndex, MemoryStore
 
 WORDS = ("breast", "colon", "tumour", "necrosis", "mitoses", "stroma", "glands", "other")
 """Each is a direction: a tile shows one of them, and a text is about those that it names."""

@@ -11,7 +11,8 @@ CASE_REPORTS, REPORTS, SLIDES = "case-reports/", "reports/", "slides/"
 LETTERS, REPLAYED_LETTERS = "dead-letter/", "dead-letter-replayed/"
 CITED = "cited/"
 BY_HAND, CONTENTS, COPIES = "gateway/by-hand/", "gateway/contents/", "gateway/copies/"
-OWNERS, SEEN = "gateway/owners/", "gateway/seen/"
+OUTBOX, OWNERS, SEEN = "gateway/outbox/", "gateway/owners/", "gateway/seen/"
+SIGNED, WITHDRAWN = "signed/", "withdrawn/"
 PROBE = "gateway/probe"
 """No object: the gateway looks it up to learn whether the store answers."""
 DAMAGE_NOTES = "verify/damaged/"
@@ -119,6 +120,33 @@ def letter_name(key: str) -> str:
 def replayed_key(event_name: str) -> str:
     """Return the key of an event's dead letter once that was replayed."""
     return f"{REPLAYED_LETTERS}{event_name}.json"
+
+
+def outbox_key(event_name: str) -> str:
+    """Return the key of the note of an event that is to be published once its object is there."""
+    return f"{OUTBOX}{event_name}.json"
+
+
+def signed_prefix(owner: ReportOwner) -> str:
+    """Return the prefix of an owner's signatures; below that of a slide "case" lie those of cases, too."""
+    return f"{SIGNED}{owner.name}/"
+
+
+def signed_key(owner: ReportOwner, digest: str) -> str:
+    """Return the key of the signature of a report."""
+    return f"{signed_prefix(owner)}{digest}.json"
+
+
+def withdrawn_key(owner: ReportOwner) -> str:
+    """Return the key of the record that an owner's reports are withdrawn."""
+    return f"{WITHDRAWN}{owner.name}.json"
+
+
+def owner_of(key: str) -> ReportOwner:
+    """Return the owner of a signature or a withdrawal, by its key."""
+    if key.startswith(WITHDRAWN):
+        return ReportOwner.named(key.removeprefix(WITHDRAWN).removesuffix(".json"))
+    return ReportOwner.named(key.removeprefix(SIGNED).rpartition("/")[0])
 
 
 def report_digest(key: str) -> str:

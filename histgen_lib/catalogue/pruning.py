@@ -187,6 +187,8 @@ class _Pruner:
         return _is_old(info, self._not_in_use(before)) and not is_there(self._store, citing, digest)
 
     def _is_superseded(self, owner: ReportOwner, digest: str) -> bool:
+        if self._store.head(keys.signed_key(owner, digest)):  # a person's word outlives later drafts
+            return False
         data = self._store.find(owner.report(digest, DRAFT_JSON))
         whose = stated_owner(data or b"") or folder_owner(self._store, owner)
         shown = Overview(self._store).shown(events_of(self._store, whose))

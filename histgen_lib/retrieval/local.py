@@ -24,9 +24,9 @@ def open_local(index: str, model: Path, bag: Bag | None = None) -> Iterator[Sear
     `bag`: the slide that is asked about, if it is not in the index. Raises
     InvalidInputError("case-index-missing"), and what opening index and model raises.
     """
-    folder = open_model_folder(model)
-    network = network_of(folder, open_inference("onnx", model))
-    with closing(open_case_index(CaseIndexSettings(StorageSettings(_url(index))))) as opened:
+    storage = StorageSettings(_url(index))
+    network = network_of(open_model_folder(model), open_inference("onnx", model))
+    with closing(open_case_index(CaseIndexSettings(storage))) as opened:
         yield Searcher(opened, network, bag=bag)
 
 

@@ -61,9 +61,12 @@ def read_question(asked: Mapping[str, Any]) -> Question:
     Raises InvalidInputError("query-region-malformed").
     """
     region = None if asked.get("region") is None else read_region(asked["region"])
-    texts = ("organ", "stain", "site", "since", "until")
     filters = Filters(
-        **{name: asked.get(name) or "" for name in texts},
+        organ=asked.get("organ") or "",
+        stain=asked.get("stain") or "",
+        site=asked.get("site") or "",
+        since=asked.get("since") or "",
+        until=asked.get("until") or "",
         signed=asked.get("signed"),
         synthetic=asked.get("synthetic"),
     )
@@ -114,11 +117,7 @@ def check(question: Question) -> None:
 
 def _check_text(question: Question) -> None:
     if not any(map(str.isalnum, question.text)):
-        raise InvalidInputError(
-            "query-empty",
-            "The search names neither a slide nor a text with words in it.",
-            hint="Give a slide's id, or words to search for.",
-        )
+        raise nothing_asked()
     if len(question.text) > MOST_TEXT:
         raise InvalidInputError(
             "query-text-too-long",
@@ -145,6 +144,15 @@ def check_organ(organ: str, state: IndexState) -> None:
         "organ-unknown",
         "The index has no case of that organ.",
         hint=f"It has: {', '.join(state.organs) or 'none whose report states the organ'}.",
+    )
+
+
+def nothing_asked() -> InvalidInputError:
+    """Make the error for a question about nothing."""
+    return InvalidInputError(
+        "query-empty",
+        "The request names neither a slide nor a text with words in it.",
+        hint="Give a slide's id, or words to search for.",
     )
 
 

@@ -11,7 +11,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 
 from prometheus_client import (
-    CollectorRegistry,
     Counter,
     Gauge,
     Histogram,
@@ -24,9 +23,37 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from histgen_lib import __version__
 from histgen_lib.telemetry.build import revision
+from histgen_lib.telemetry.case_metrics import (
+    CASE_INDEX_BEHIND,
+    CASE_INDEX_BYTES,
+    CASE_INDEX_HOLDS,
+    CASE_INDEX_VERSION,
+    CASES_SHELVED,
+    CASES_WITHDRAWN,
+    SEARCH_HITS,
+    SEARCH_SECONDS,
+    SEARCHES,
+    show_case_index,
+    show_search,
+)
+from histgen_lib.telemetry.registry import REGISTRY, SECONDS
 
-REGISTRY = CollectorRegistry()
-"""Only ours: a library that uses the default registry cannot interfere."""
+__all__ = [
+    "CASES_SHELVED",
+    "CASES_WITHDRAWN",
+    "CASE_INDEX_BEHIND",
+    "CASE_INDEX_BYTES",
+    "CASE_INDEX_HOLDS",
+    "CASE_INDEX_VERSION",
+    "REGISTRY",
+    "SEARCHES",
+    "SEARCH_HITS",
+    "SEARCH_SECONDS",
+    "show_case_index",
+    "show_search",
+]
+"""What others get from here although it is defined elsewhere."""
+
 ProcessCollector(registry=REGISTRY)
 PlatformCollector(registry=REGISTRY)
 
@@ -37,7 +64,6 @@ _MINUTES = (
     *(0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 30, 45, 60, 90, 120, 180, 300, 600, 900, 1200, 1800, 3600),
     *(14400, 86400),
 )
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120, 300, 600)
 _DISTANCES = (0.1, 0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5, 10)
 
 SCAN_TO_DRAFT = Histogram(
@@ -76,14 +102,14 @@ STAGE_SECONDS = Histogram(
     "histgen_stage_seconds",
     "Seconds that a finished job spent in a stage.",
     ["worker", "stage"],
-    buckets=_SECONDS,
+    buckets=SECONDS,
     registry=REGISTRY,
 )
 OVERHEAD = Histogram(
     "histgen_worker_overhead_seconds",
     "Seconds between a record's arrival and its commit that were not spent in the job.",
     ["worker"],
-    buckets=_SECONDS,
+    buckets=SECONDS,
     registry=REGISTRY,
 )
 TILES_READ = Counter("histgen_tiles_read_total", "Tiles read from slides.", ["worker"], registry=REGISTRY)
@@ -251,28 +277,6 @@ CERTIFICATE_EXPIRY = Gauge(
     ["certificate"],
     registry=REGISTRY,
 )
-SEARCHES = Counter(
-    "histgen_searches_total",
-    "Searches for cases, by task (what is asked about, and what is to be found) and outcome: found, none, "
-    "refused (the question cannot be answered), unavailable (the index, the model or the store), failed.",
-    ["task", "outcome"],
-    registry=REGISTRY,
-)
-SEARCH_SECONDS = Histogram(
-    "histgen_search_seconds",
-    "Seconds from a search's request to its answer, whatever the outcome.",
-    ["task"],
-    buckets=_SECONDS,
-    registry=REGISTRY,
-)
-SEARCH_HITS = Counter(
-    "histgen_search_hits_total", "Cases that searches returned.", ["task"], registry=REGISTRY
-)
-CASE_INDEX_BEHIND = Gauge(
-    "histgen_case_index_behind_seconds",
-    "Seconds since the case index that is searched here was known to be current; 0 in other processes.",
-    registry=REGISTRY,
-)
 
 ALL: tuple[Counter | Gauge | Histogram, ...] = tuple(
     one for one in tuple(globals().values()) if isinstance(one, Counter | Gauge | Histogram)
@@ -340,15 +344,6 @@ def show_gateway(vias: Iterable[str], refusals: Iterable[str]) -> None:
         SLIDES_SEEN.labels(via)
     for code in refusals:
         SLIDES_REFUSED.labels(code)
-
-
-def show_search() -> None:
-    """Start the series of searches at 0."""
-    for task in (f"{kind}-{find}" for kind in ("slide", "region", "text") for find in ("cases", "reports")):
-        SEARCH_SECONDS.labels(task)
-        SEARCH_HITS.labels(task)
-        for outcome in ("found", "none", "refused", "unavailable", "failed"):
-            SEARCHES.labels(task, outcome)
 
 
 def show_http(worker: str, routes: Iterable[str], statuses: Iterable[int], whys: Iterable[str]) -> None:

@@ -92,9 +92,10 @@ class JobHandler(Generic[In, Out]):
     def _data(self, event: Event) -> In:
         """Return the event's data. Raises InvalidInputError("event-type") for data of another type."""
         if not isinstance(event.data, self._job.takes):
+            taken = " or ".join(kind.type for kind in self._job.takes)
             raise InvalidInputError(
                 "event-type",
-                f"The {self._name} works on {self._job.takes.type} events; this one is {event.type}.",
+                f"The {self._name} works on {taken} events; this one is {event.type}.",
                 hint="Publish each event on the topic that has the name of its type.",
             )
         return event.data

@@ -1,4 +1,7 @@
-"""The gateway's HTTP API: POST /slides, /s3-events and /replay, beside the pages that every service has."""
+"""The gateway's HTTP API, beside the pages that every service has.
+
+POST /slides, /s3-events, /replay, /signatures and /withdrawals.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ from starlette.routing import Route
 from histgen_lib import sockets
 from histgen_lib.access.places import FilePlace
 from histgen_lib.catalogue.audit import account
+from histgen_lib.catalogue.sign_off import SignOff
 from histgen_lib.errors import TransientError
 from histgen_lib.runtime.board import WebBoard
 from histgen_lib.runtime.stopping import Stop
@@ -30,6 +34,13 @@ from services.gateway import notifications
 from services.gateway.bucket_intake import Outcome, take_in
 from services.gateway.intake import Intake
 from services.gateway.replaying import Replaying, read_selection
+from services.gateway.sign_off import (
+    MOST_BYTES,
+    read_signature,
+    read_withdrawal,
+    signature_json,
+    withdrawal_json,
+)
 from services.gateway.submission import Receipt, read_submission
 
 MOST_SLIDE_BYTES, MOST_EVENT_BYTES = 64 << 10, 1 << 20
@@ -40,16 +51,20 @@ _STATUS = {
     "slide-changed": 409,
     "slide-incomplete": 409,
     "slide-open-timeout": 504,
+    "case-unknown": 404,
+    "case-undrafted": 409,
+    "case-withdrawn": 409,
+    "signed-text-too-long": 413,
 }
 
 
 class HttpApi(JsonApi):
     """Answers requests that the door (`histgen_lib.runtime.web.door`) has let through.
 
-    `replaying`: does what POST /replay asks for. `config`: see `health_app`. `threads`: how many objects, and
-    how many files, are read at a time, so that a large one does not block the others; a file that cannot be
-    opened occupies none. `most_waiting`: how many requests may wait; further ones get 503. `body_s`: seconds
-    for a request's body.
+    `replaying`, `sign_off`: do what POST /replay, and what /signatures and /withdrawals ask for. `config`:
+    see `health_app`. `threads`: how many objects, and how many files, are read at a time, so that a large one
+    does not block the others; a file that cannot be opened occupies none. `most_waiting`: how many requests
+    may wait; further ones get 503. `body_s`: seconds for a request's body.
     """
 
     def __init__(
@@ -58,6 +73,7 @@ class HttpApi(JsonApi):
         board: WebBoard,
         stop: Stop,
         replaying: Replaying,
+        sign_off: SignOff,
         *,
         config: Mapping[str, Any] | None = None,
         body_s: float = 30.0,
@@ -65,14 +81,21 @@ class HttpApi(JsonApi):
         most_waiting: int = 64,
     ) -> None:
         super().__init__(board, stop, most=threads + most_waiting, busy=_BUSY, statuses=_STATUS)
-        self._intake, self._replaying, self._config, self._body_s = intake, replaying, config, body_s
+        self._intake, self._replaying, self._sign_off = intake, replaying, sign_off
+        self._config, self._body_s = config, body_s
         self._objects = ThreadPoolExecutor(threads, thread_name_prefix="gateway-objects")
         self._files = ThreadPoolExecutor(self._most, thread_name_prefix="gateway-files")
         self._slots = threading.Semaphore(threads)
 
     def app(self) -> Starlette:
         """Make the application."""
-        pages = {"/slides": self._post_slide, "/s3-events": self._post_event, "/replay": self._post_replay}
+        pages = {
+            "/slides": self._post_slide,
+            "/s3-events": self._post_event,
+            "/replay": self._post_replay,
+            "/signatures": self._post_signature,
+            "/withdrawals": self._post_withdrawal,
+        }
         routes = [Route(path, self._answering(page), methods=["POST"]) for path, page in pages.items()]
         return Starlette(
             routes=[*routes, *health_app(self._board, self._config).routes],
@@ -101,6 +124,19 @@ class HttpApi(JsonApi):
         wanted = read_selection(await read_body(request, MOST_SLIDE_BYTES, self._body_s, _SMALLER))
         call = partial(self._replaying.run, wanted, _caller_of(request))
         return json_reply(await self._in_pool(self._files, call), 200)
+
+    async def _post_signature(self, request: Request) -> Response:
+        wish = read_signature(await self._long_body(request), _caller_of(request))
+        signature = await self._in_pool(self._files, partial(self._sign_off.sign, wish))
+        return json_reply(signature_json(signature), 200)
+
+    async def _post_withdrawal(self, request: Request) -> Response:
+        owner, reason = read_withdrawal(await self._long_body(request))
+        call = partial(self._sign_off.withdraw, owner, by=_caller_of(request), reason=reason)
+        return json_reply(withdrawal_json(await self._in_pool(self._files, call)), 200)
+
+    async def _long_body(self, request: Request) -> bytes:
+        return await read_body(request, MOST_BYTES, self._body_s, "Sign the report alone.")
 
 
 def caller(host: str, port: int, to_port: int) -> str:
@@ -149,4 +185,4 @@ _BUSY = TransientError(
     hint="Send the request again in a few seconds.",
 )
 _SMALLER = "Send the slide's URI, not the slide; split a long notification."
-_METHODS = "POST to /slides, /s3-events and /replay; GET the other pages."
+_METHODS = "POST to /slides, /s3-events, /replay, /signatures and /withdrawals; GET the other pages."

@@ -11,12 +11,12 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from histgen_lib.catalogue.signing import withdrawn_owners
 from histgen_lib.errors import TransientError
 from histgen_lib.inference import InferenceServer
 from histgen_lib.retrieval import CaseIndex, IndexState
 from histgen_lib.retrieval.encoding import IMAGE, TEXT
 from histgen_lib.retrieval.searching import Searcher
-from histgen_lib.retrieval.withdrawals import withdrawn_owners
 from histgen_lib.runtime.loops import Loop, LoopContext
 from histgen_lib.storage import ObjectStore
 from histgen_lib.telemetry import get_logger, metrics
@@ -70,13 +70,20 @@ class Holding:
 
     def take(self, index: CaseIndex, state: IndexState) -> None:
         """Search in this index from now on."""
-        self._known = _Known(state, self._clock())
+        self.know(state)
         made = self._make(index)
         self._searcher = replace(made, state=lambda: self.state, withdrawn=lambda: self.withdrawn)
 
     def know(self, state: IndexState) -> None:
         """Note the state of the index in use, as it is now."""
         self._known = _Known(state, self._clock())
+        metrics.show_case_index(
+            cases=state.cases,
+            slides=state.slides,
+            regions=state.regions,
+            size_bytes=state.size_bytes,
+            version=state.version,
+        )
 
     def close(self) -> None:
         """Release the index."""
@@ -156,7 +163,7 @@ class WithdrawalKeeping(_Keeping):
 
     def look(self) -> None:
         """See `_Keeping`."""
-        self._holding.withdrawn = withdrawn_owners(self._store)
+        self._holding.withdrawn = frozenset(owner.name for owner in withdrawn_owners(self._store))
 
 
 class ModelKeeping(_Keeping):

@@ -6,7 +6,6 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from histgen_lib.errors import InvalidInputError
 from histgen_lib.retrieval import questions
 from histgen_lib.retrieval.questions import Question
 from histgen_lib.runtime.web.bodies import Body, invalid_request, json_object
@@ -48,7 +47,5 @@ def read_question(body: bytes) -> Question:
 def read_slide(query: str | None) -> str:
     """Read the slide of GET /cases?slide=ID. Raises InvalidInputError("query-empty")."""
     if not query:
-        raise InvalidInputError(
-            "query-empty", "The request names no slide.", hint="Name one: /cases?slide=case-7-a."
-        )
+        raise questions.nothing_asked()
     return query

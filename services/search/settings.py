@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from services.codes import BAG, INFERENCE, OBJECT, OUTAGE, Codes
+from services.codes import INFERENCE, OUTAGE, Codes
 from services.settings import ServiceSettings, StoreUrl
 
 
@@ -23,24 +23,7 @@ class SearchSettings(ServiceSettings):
     deadline_s: float = Field(60.0, gt=0, description="seconds that encoding what is asked about may take")
 
 
-REFUSALS = (
-    "model-no-retrieval",
-    "organ-unknown",
-    "query-both",
-    "query-count",
-    "query-date",
-    "query-empty",
-    "query-region-empty",
-    "query-region-malformed",
-    "query-region-outside",
-    "query-slide-unknown",
-    "query-text-too-long",
-    *BAG.letters,
-    *INFERENCE.letters,
-    *OBJECT.letters,
-)
-"""Of searches that it does not run."""
-
 SEARCH = OUTAGE + Codes(
     retries=("case-index-loading", "case-index-unavailable", "search-busy", "search-slow", *INFERENCE.retries)
 )
+"""Of what is waited for, by the service itself or by whoever asked."""

@@ -124,17 +124,17 @@ def _in_process(
     asked: Mapping[str, object], index: str | None, model: Path | None, bag: Path | None
 ) -> dict[str, Any]:
     """Search an index in this process. Raises as `Searcher.answer`, and what opening index or bag raises."""
-    from histgen_lib.bags import read_bag
-    from histgen_lib.retrieval.answers import answer_json
-    from histgen_lib.retrieval.local import open_local
-    from histgen_lib.retrieval.questions import read_question
-
     if index is None or model is None:
         raise InvalidInputError(
             "search-incomplete",
             "A search without a stack takes an index and a model.",
             hint="Give --index and --model; leave --bag and --index out to ask a running stack.",
         )
+    from histgen_lib.bags import read_bag
+    from histgen_lib.retrieval.answers import answer_json
+    from histgen_lib.retrieval.local import open_local
+    from histgen_lib.retrieval.questions import read_question
+
     opened = read_bag(bag) if bag else None
     if opened and not asked.get("slide"):
         asked = {**asked, "slide": opened.slide_id}

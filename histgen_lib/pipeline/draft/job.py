@@ -9,7 +9,7 @@ be missing after a crash, and is completed when the event comes again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
@@ -24,6 +24,7 @@ from histgen_lib.catalogue.case import (
     join_case,
 )
 from histgen_lib.catalogue.cited import note_citations
+from histgen_lib.catalogue.signing import is_withdrawn
 from histgen_lib.catalogue.stored import Source, StoredReport, source_of, sources_of
 from histgen_lib.events import BagReady, Event, ReportDrafted
 from histgen_lib.files import sha256_hex
@@ -40,7 +41,6 @@ from histgen_lib.reports.pictures import Pictures, evidence_places, pair_numbers
 from histgen_lib.reports.record import DraftReport, SimilarCases, Tiling
 from histgen_lib.reports.renderers import render
 from histgen_lib.retrieval.encoding import IMAGE, TEXT
-from histgen_lib.retrieval.withdrawals import is_withdrawn
 from histgen_lib.slides import open_slide
 from histgen_lib.storage import ObjectStore
 
@@ -71,7 +71,7 @@ class DraftJob:
     store: ObjectStore
     files: SlideFiles
     nearest: NearestCases | None = None
-    takes: ClassVar[type[BagReady]] = BagReady
+    takes: ClassVar[tuple[type[BagReady], ...]] = (BagReady,)
 
     def find(self, event: Event, ready: BagReady) -> Done[ReportDrafted] | None:
         """See Job. Raises what the store raises."""
@@ -164,12 +164,24 @@ class DraftJob:
                 return no_answer("off", model)
             return self.nearest.nearest(drafted.seen, model, kin)
 
-        similar = plan.report.similar(ask, self._is_citable)
-        note_citations(self.store, plan.report.owner, plan.report.digest, map(owner_of, similar.cases))
+        similar = self._chosen(plan.report, ask)
         return replace(drafted, draft=drafted.draft.model_copy(update={"similar": similar}))
 
+    def _chosen(self, report: StoredReport, ask: Callable[[], SimilarCases]) -> SimilarCases:
+        """Choose what the report shows, and note it; again, if a case was withdrawn meanwhile.
+
+        Who withdraws one writes that first and then looks for notes: of the two, one sees the other.
+        """
+        similar = report.similar(ask, self._is_citable)
+        while True:
+            note_citations(self.store, report.owner, report.digest, map(owner_of, similar.cases))
+            kept = report.similar(ask, self._is_citable)
+            if kept == similar:
+                return kept
+            similar = kept
+
     def _is_citable(self, similar: SimilarCases) -> bool:
-        return not any(is_withdrawn(self.store, owner_of(case).name) for case in similar.cases)
+        return not any(is_withdrawn(self.store, owner_of(case)) for case in similar.cases)
 
     def _pictures(self, plan: _Plan, parts: Sequence[Part], drafted: Drafted) -> list[Pictures]:
         ends = np.cumsum([len(part.bag) for part in parts])[:-1]

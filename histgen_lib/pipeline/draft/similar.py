@@ -17,12 +17,12 @@ import numpy as np
 
 from histgen_lib.catalogue.cited import cited_slide
 from histgen_lib.catalogue.keys import ReportOwner
+from histgen_lib.catalogue.signing import is_withdrawn
 from histgen_lib.errors import HistgenError
 from histgen_lib.pipeline.draft.kin import Kin
 from histgen_lib.pipeline.draft.support import Seen, region_of
 from histgen_lib.reports.record import Region, SimilarAnswer, SimilarCase, SimilarCases, SimilarPair
 from histgen_lib.retrieval import CaseEntry, CaseIndex, Filters, Hit, Query
-from histgen_lib.retrieval.withdrawals import is_withdrawn
 from histgen_lib.storage import ObjectStore
 from histgen_lib.telemetry import get_logger
 
@@ -152,7 +152,7 @@ class _Search:
         fits = entry.signed and not entry.synthetic and entry.model == self.model
         if not fits or entry.owner in passed or self.kin.has(entry.owner, entry.slide_id, self.store):
             return False
-        return self.store is None or not is_withdrawn(self.store, entry.owner)
+        return self.store is None or not is_withdrawn(self.store, ReportOwner.named(entry.owner))
 
     def _case(self, hit: Hit) -> SimilarCase:
         entry = hit.entry

@@ -30,15 +30,20 @@ PLACE = Region(x=1, y=2, width=3, height=4)
 # -- which lines are judged, and how
 
 
-def test_a_line_is_judged_by_the_figures_of_its_field_else_by_those_of_all_lines():
+def test_a_line_is_judged_by_what_was_measured_of_its_field_or_not_at_all():
     check = Consistency(SOME, {"grade": OTHER}, frozenset({"mitotic_score"}))
 
     assert check.figures_of("- Grade: 2") == ("grade", OTHER)
-    assert check.figures_of("- Necrosis: present") == ("", SOME)
-    assert check.figures_of("Invasive carcinoma") == ("", SOME)
-    assert check.figures_of("- Mitotic score: 1") is None
-    assert Consistency(None, {"grade": OTHER}).figures_of("- Necrosis: present") is None
+    assert check.figures_of("- Mitotic score: 1") is None, "it cannot be checked"
+    assert check.figures_of("- Necrosis: present") is None, "it was never measured"
     assert UNCHECKED.figures_of("- Grade: 2") is None
+
+
+def test_where_no_fields_were_measured_apart_the_figures_of_all_lines_judge():
+    check = Consistency(SOME, unchecked=frozenset({"mitotic_score"}))
+
+    assert check.figures_of("- Necrosis: present") == check.figures_of("Invasive carcinoma") == ("", SOME)
+    assert check.figures_of("- Mitotic score: 1") is None
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from damage import damage
-from job_kit import Killed
+from job_kit import Killed, WatchedStore
 from similar_lab import SimilarLab, draft_in, page_in
 from tiny_retrieval import tiny_retrieval_model
 
@@ -243,6 +243,23 @@ def test_a_report_that_was_begun_before_a_case_was_withdrawn_chooses_anew(lab):
 
     assert cited(lab) == ["b"]
     assert "Report of a." not in page_in(lab.lab.store)
+
+
+def test_a_case_that_is_withdrawn_while_its_note_is_written_is_not_cited(lab):
+    """Who withdraws it has looked for notes before this one was there."""
+    store = lab.lab.store
+
+    class Withdrawing(WatchedStore):
+        def put(self, key, data, **how):
+            if key.startswith("cited/slide/a/"):
+                store.inner.put("withdrawn/a.json", b"{}")
+            return super().put(key, data, **how)
+
+    late = replace(lab.beside(lab.signed("a"), lab.signed("b", 6)), store=Withdrawing(store.inner))
+    late.draft(lab.ready)
+
+    assert cited(lab) == ["b"]
+    assert "Report of a." not in page_in(store)
 
 
 def test_a_finished_report_keeps_its_bytes_when_a_case_is_withdrawn(lab):
