@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -163,18 +165,11 @@ def test_two_workers_at_once_show_the_same_cases(lab):
         index = Meeting()
         index.put([lab.signed(name, len(name))])
         labs.append(lab.over(lambda index=index: index, limit_s=60.0))
-    drafts: list[object] = []
-    workers = [
-        threading.Thread(target=lambda one=one: drafts.append(one.draft(lab.ready).data)) for one in labs
-    ]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    with ThreadPoolExecutor(2) as workers:
+        one, other = workers.map(lambda each: each.draft(lab.ready).data, labs)
     (shown,) = cited(lab)
 
-    assert len(drafts) == 2
-    assert drafts[0] == drafts[1]
+    assert one == other
     assert f"Report of {shown}." in page_in(lab.lab.store)
     assert json.loads(lab.lab.store.get(named(lab, "similar.json")))["cases"][0]["slide_id"] == shown
     assert is_sound(lab)
