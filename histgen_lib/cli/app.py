@@ -64,6 +64,7 @@ _COMMANDS = {
     "train": ("Training and evaluation", "offline.train:train"),
     "evaluate": ("Training and evaluation", "offline.evaluate:evaluate"),
     "compare": ("Training and evaluation", "offline.compare:compare"),
+    "mine-prompts": ("Training and evaluation", "offline.prompts:mine_prompts"),
     "model": ("Training and evaluation", "offline.model:app"),
 }
 """Command: its panel in --help, and the function (or the group of commands) behind it, loaded when needed."""
