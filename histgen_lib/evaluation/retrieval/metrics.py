@@ -164,7 +164,7 @@ def _discounts(k: int) -> Floats:
 
 def _best_gain(ranked: Ranked, k: int) -> Floats:
     sums: Floats = np.cumsum(_discounts(k))
-    return sums[np.minimum(ranked.found_of, k) - 1]
+    return np.asarray(sums[np.minimum(ranked.found_of, k) - 1], dtype=np.float64)
 
 
 def _chance_any(ranked: Ranked, k: int) -> Floats:
