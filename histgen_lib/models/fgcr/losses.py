@@ -1,6 +1,7 @@
 """What a corrected FGCR is trained on: its own form of the published losses, and sentences against slides.
 
-wra        slides and their reports, by the vectors that retrieval compares; equal reports are each other's
+wra        slides and their reports, by the vectors that retrieval compares; equal reports are each other's,
+           and, as much again, reports of one kind
 apa        regions and prompts: a slide has a prompt if one of its regions has it
 cta        regions and words that attend each other keep what tells them apart
 pc_image, pc_text   which prompts a slide, or a report, has
@@ -33,6 +34,8 @@ class Batch(NamedTuple):
     targets        float32[B, P], 1 where the report has the prompt
     hidden         bool[B, T], words to be guessed; published: hidden as keys only
     reports        int64[B], equal numbers for equal reports
+    kinds          int64[B], equal numbers for reports of one kind, such as organ and diagnosis; equal reports
+                   are of one kind
     sentences      the S different sentences of the reports
     said           bool[B, S], whether the report has the sentence
     """
@@ -43,6 +46,7 @@ class Batch(NamedTuple):
     targets: Tensor
     hidden: Tensor
     reports: Tensor
+    kinds: Tensor
     sentences: Texts
     said: Tensor
 
@@ -68,7 +72,7 @@ def corrected_losses(network: Fgcr, batch: Batch, weights: LossWeights | None = 
     presence = support(seen.regions, mask, prompts, scale) + network.presence_bias
     sentences = network.read(batch.sentences).vector
     losses = {
-        "wra": _report_alignment(scale * seen.vector @ read.vector.T, batch.reports),
+        "wra": report_alignment(scale * seen.vector @ read.vector.T, batch.reports, batch.kinds),
         "apa": functional.binary_cross_entropy_with_logits(presence, batch.targets),
         "cta": _token_alignment(network, batch, seen, read),
         "pc_image": _prompt_loss(network, seen.whole, batch.targets),
@@ -91,11 +95,16 @@ def support(regions: Tensor, anchor_mask: Tensor, texts: Tensor, scale: Tensor) 
     return counted - anchor_mask.sum(dim=1, keepdim=True).to(alike.dtype).log()
 
 
-def _report_alignment(scores: Tensor, reports: Tensor) -> Tensor:
-    """InfoNCE of slides × reports [B, B] in which equal reports share what is to be found."""
-    same = (reports.unsqueeze(0) == reports.unsqueeze(1)).to(scores.dtype)
-    wanted = same / same.sum(dim=1, keepdim=True)
+def report_alignment(scores: Tensor, reports: Tensor, kinds: Tensor) -> Tensor:
+    """InfoNCE of slides × reports [B, B]: half of what is to be found is equal reports, half reports of the kind."""
+    wanted = (_equal(reports, scores) + _equal(kinds, scores)) / 2
     return (functional.cross_entropy(scores, wanted) + functional.cross_entropy(scores.T, wanted)) / 2
+
+
+def _equal(numbers: Tensor, like: Tensor) -> Tensor:
+    """Return which numbers [B] are equal, as shares of each row: [B, B]."""
+    same = (numbers.unsqueeze(0) == numbers.unsqueeze(1)).to(like.dtype)
+    return same / same.sum(dim=1, keepdim=True)
 
 
 def _sentence_alignment(scores: Tensor, said: Tensor) -> Tensor:

@@ -22,12 +22,13 @@ from histgen_lib.models.fgcr.losses import Batch
 from histgen_lib.models.fgcr.network import Slides, Texts
 from histgen_lib.models.fgcr.prompts import prompt_sets
 from histgen_lib.models.fgcr.words import Words
-from histgen_lib.text.synoptic import split_sentences
+from histgen_lib.text.synoptic import parse_report, split_sentences
 from histgen_lib.training.matching import Found
 from histgen_lib.training.retrieval.settings import SlideAugment
 
 _AUGMENT_STREAM, _HIDE_STREAM = 11, 12
 _LEAST_TILES = 4
+_ALIKE = ("organ", "diagnosis")
 FloatArray = NDArray[np.float32]
 Seen = tuple[FloatArray, Regions]
 """A slide's features float32[N, D], and its regions."""
@@ -62,6 +63,13 @@ def slide_examples(matched: Sequence[Found], memory_bytes: int) -> list[SlideExa
 def sentences_of(report: str) -> list[str]:
     """Return the statements of a report, in order, each once."""
     return list(dict.fromkeys(report[start:end] for start, end in split_sentences(report)))
+
+
+def alike_by(report: str) -> tuple[str, ...]:
+    """Return what two reports must share to be alike: organ and diagnosis, else the whole text."""
+    fields = parse_report(report)
+    stated = tuple(fields[key].casefold() for key in _ALIKE if key in fields)
+    return stated if len(stated) == len(_ALIKE) else (report,)
 
 
 def seen_of(bag: Bag, config: FgcrConfig) -> Seen:
@@ -132,6 +140,11 @@ class Batcher:
         return {text: place for place, text in enumerate(dict.fromkeys(e.report for e in self.examples))}
 
     @cached_property
+    def kinds(self) -> dict[tuple[str, ...], int]:
+        """A number of each kind of report."""
+        return {kind: place for place, kind in enumerate(dict.fromkeys(map(alike_by, self.numbers)))}
+
+    @cached_property
     def targets(self) -> FloatArray:
         """Which report has which prompt, float32[reports, P], in the order of `numbers`."""
         return prompt_sets(list(self.numbers), self.prompts).astype(np.float32)
@@ -157,6 +170,7 @@ class Batcher:
             targets=torch.from_numpy(self.targets[numbers]).to(self.device),
             hidden=hidden_words(texts, self.hidden_share, generator),
             reports=torch.tensor(numbers, device=self.device),
+            kinds=torch.tensor([self.kinds[alike_by(report)] for report in reports], device=self.device),
             sentences=self.texts(sentences),
             said=torch.tensor(said, device=self.device),
         )

@@ -1,47 +1,22 @@
-"""Vectors of slides and texts, and how well they find each other on the validation split: MAP@5 of four tasks."""
+"""How well slides and reports of the validation split find those of the training split: MAP@5 of four tasks."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from histgen_lib.models.fgcr.network import Fgcr
-from histgen_lib.text.synoptic import parse_report
-from histgen_lib.training.retrieval.data import Batcher
+from histgen_lib.training.retrieval.data import Batcher, alike_by
+from histgen_lib.training.retrieval.embedding import embed_slides, embed_texts
 
 DEPTH = 5
 TASKS = ("image→image", "image→text", "text→image", "text→text")
-_AT_ONCE = 64
-_ALIKE = ("organ", "diagnosis")
 Bools = NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Embedded:
-    """Unit vectors of slides and of their reports, both [n, d] on the CPU."""
-
-    slides: Tensor
-    texts: Tensor
-
-
-def embed(network: Fgcr, batcher: Batcher) -> Embedded:
-    """Embed all of a batcher's slides, as they are, and their reports."""
-    network.eval()
-    rows = range(len(batcher.examples))
-    slides, texts = [], []
-    with torch.inference_mode():
-        for start in range(0, len(rows), _AT_ONCE):
-            some = rows[start : start + _AT_ONCE]
-            slides.append(network.see(batcher.slides(some)).vector.float().cpu())
-            texts.append(network.read(batcher.texts([batcher.examples[r].report for r in some])).vector.float().cpu())
-    return Embedded(torch.cat(slides), torch.cat(texts))
 
 
 @dataclass(frozen=True)
@@ -64,23 +39,20 @@ class Validator:
 
     def score(self, network: Fgcr) -> dict[str, float]:
         """Return "val_map", the mean over the tasks, and each task's own; NaN if nothing can be found."""
-        queries, gallery = embed(network, self.queries), embed(network, self.gallery)
-        pairs = {
-            "image→image": (queries.slides, gallery.slides),
-            "image→text": (queries.slides, gallery.texts),
-            "text→image": (queries.texts, gallery.slides),
-            "text→text": (queries.texts, gallery.texts),
+        network.eval()
+        (slides, texts), (others, other_texts) = (_vectors(network, b) for b in (self.queries, self.gallery))
+        pairs = ((slides, others), (slides, other_texts), (texts, others), (texts, other_texts))
+        found = {
+            task: mean_precision(queries @ gallery.T, self.relevant)
+            for task, (queries, gallery) in zip(TASKS, pairs, strict=True)
         }
-        found = {task: mean_precision((q @ g.T).numpy(), self.relevant) for task, (q, g) in pairs.items()}
         named = {f"val_{task.replace('→', '_')}": value for task, value in found.items()}
         return {"val_map": float(np.mean(list(found.values()))), **named}
 
 
-def alike_by(report: str) -> tuple[str, ...]:
-    """Return what two reports must share to be alike: organ and diagnosis, else the whole text."""
-    fields = parse_report(report)
-    stated = tuple(fields[key].casefold() for key in _ALIKE if key in fields)
-    return stated if len(stated) == len(_ALIKE) else (report,)
+def _vectors(network: Fgcr, batcher: Batcher) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    slides, _ = embed_slides(network, [batcher.seen(row) for row in range(len(batcher.examples))])
+    return slides, embed_texts(network, [batcher.tokens[example.report] for example in batcher.examples])
 
 
 def mean_precision(scores: NDArray[np.float32], relevant: Bools, depth: int = DEPTH) -> float:
