@@ -19,9 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from histgen_lib.models.fgcr.network import Fgcr, SlideOutput, Slides, TextOutput, Texts
-
-MASK_ID = 2
-"""The token that stands for a hidden word (`histgen_lib.models.fgcr.words`)."""
+from histgen_lib.models.fgcr.words import MASK_ID
 
 _AWAY = -1e9
 
@@ -124,7 +122,7 @@ def _prompt_loss(network: Fgcr, whole: Tensor, targets: Tensor) -> Tensor:
 
 
 def _word_loss(network: Fgcr, batch: Batch) -> Tensor:
-    """Guess words whose places hold `MASK_ID` in what the encoder reads."""
+    """Guess words where what the encoder reads says only that a word is hidden."""
     tokens, hidden = batch.texts.tokens, batch.hidden & batch.texts.mask
     if not bool(hidden.any()):
         return tokens.new_zeros((), dtype=torch.float32)
