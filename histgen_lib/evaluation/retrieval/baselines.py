@@ -1,8 +1,8 @@
 """Searches without any training, to compare with: mean-pooled features, and sets of patches.
 
-The patch set is our own reading of Yottixel (Kalra et al., Medical Image Analysis 2020): a mosaic of few patches
-that stand for a slide, each as a barcode, and the median of the smallest distances between two mosaics. Its first
-clustering is by tile features, where Yottixel clusters colours: a bag has no pixels.
+The patch set is our own reading of Yottixel (Kalra et al., Medical Image Analysis 2020): a mosaic of few
+patches that stand for a slide, each as a barcode, and the median of the smallest distances between two
+mosaics. Its first clustering is by tile features, where Yottixel clusters colours: a bag has no pixels.
 """
 
 from __future__ import annotations
@@ -28,14 +28,15 @@ Barcodes = NDArray[np.bool_]
 def mean_pooled(bags: Sequence[NDArray[Any]]) -> Floats:
     """Return the mean feature of each slide [N_i, D], as unit vectors float32[n, D]."""
     means = np.stack([np.asarray(features, dtype=np.float64).mean(axis=0) for features in bags])
-    return (means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)).astype(np.float32)
+    lengths = np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
+    return np.asarray(means / lengths, dtype=np.float32)
 
 
 def mosaic(features: NDArray[Any], xy: NDArray[Any]) -> NDArray[np.int64]:
-    """Choose the rows of the patches that stand for a slide: features [N, D], corners [N, 2] → int64[M], M ≥ 1.
+    """Choose the patches that stand for a slide of features [N, D] at corners [N, 2]: rows int64[M], M ≥ 1.
 
-    Tiles are clustered by their features; in each cluster the places are clustered, and the tile nearest to each
-    centre is taken. Raises FatalError("extra-train-missing") without scikit-learn.
+    Tiles are clustered by their features; in each cluster the places are clustered, and the tile nearest to
+    each centre is taken. Raises FatalError("extra-train-missing") without scikit-learn.
     """
     tiles = np.asarray(features, dtype=np.float64)
     places = np.asarray(xy, dtype=np.float64)

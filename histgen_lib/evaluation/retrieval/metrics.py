@@ -19,7 +19,7 @@ are left. Chance is the exact expectation under a random order of the gallery.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -36,12 +36,16 @@ PUBLISHED_DEPTHS = {"P": 3, "ACC": 5, "MAP": 5}
 """The k of each figure in the paper."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RetrievalScore:
-    """One figure: its estimate over the queries, and what a random order of the same gallery reaches."""
+    """One figure: its estimate over the queries, and what a random order of the same gallery reaches.
+
+    `values` float64[n]: each query's own.
+    """
 
     estimate: Estimate
     chance: float
+    values: Floats = field(default_factory=lambda: np.zeros(0), repr=False)
 
     def to_dict(self) -> dict[str, float | None]:
         """Return the four numbers JSON-ready, with None for NaN."""
@@ -121,7 +125,15 @@ def score_ranked(
             chances[f"Jaccard@{depth}"] = similarity[ranked.queries].mean(axis=1)
     table = np.stack(list(values.values()), axis=1)
     found = estimate([mean(tuple(values), table)], len(ranked), resamples=bootstrap, seed=seed)
-    return {name: RetrievalScore(found[name], float(chances[name].mean())) for name in values}
+    return {
+        name: RetrievalScore(found[name], float(chances[name].mean()), own) for name, own in values.items()
+    }
+
+
+def difference(one: RetrievalScore, other: RetrievalScore, *, bootstrap: int = 0, seed: int = 0) -> Estimate:
+    """Return how much higher `one` is than `other` on the same queries, with its interval."""
+    table = (one.values - other.values)[:, None]
+    return estimate([mean(("gain",), table)], len(table), resamples=bootstrap, seed=seed)["gain"]
 
 
 def prompt_jaccard(queries: Bools, gallery: Bools) -> Floats:

@@ -22,6 +22,7 @@ from histgen_lib.evaluation.retrieval.metrics import RetrievalScore
 _GRID = 16
 """Points along a side of a box at which its share on the lesion is measured."""
 _MOSTLY = 0.5
+_NORMAL = "normal"
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,8 +57,15 @@ class EvidencePairs:
 
 
 def lesions_of(truth: Mapping[str, Any], field: str = "diagnosis") -> tuple[Floats, ...]:
-    """Return the polygons of a synthetic slide's truth that decide `field`, float64[M, 2] each."""
-    found = [lesion["polygon"] for lesion in truth["lesions"] if lesion["field"] == field]
+    """Return the lesions of a synthetic slide's truth that decide `field`, float64[M, 2] each.
+
+    Normal tissue, which decides the diagnosis of a slide without a lesion, is none.
+    """
+    found = [
+        lesion["polygon"]
+        for lesion in truth["lesions"]
+        if lesion["field"] == field and lesion.get("kind") != _NORMAL
+    ]
     return tuple(np.asarray(polygon, dtype=np.float64).reshape(-1, 2) for polygon in found if polygon)
 
 
@@ -69,6 +77,20 @@ def shares_on(polygons: Sequence[Floats], boxes: NDArray[Any]) -> Floats:
     points = (corners[:, None, :2] + grid[None] * corners[:, None, 2:]).reshape(-1, 2)
     inside = tiles_meeting(polygons, points, 0.0)
     return np.asarray(inside.reshape(len(corners), -1).mean(axis=1), dtype=np.float64)
+
+
+def nearest_by_region(
+    queries: Sequence[RegionCase], gallery: Sequence[RegionCase], count: int
+) -> NDArray[np.int64]:
+    """Return the `count` gallery slides with the regions most like the query's region on its lesion.
+
+    Rows int64[Q, count], the best first, as the case index ranks a query of one vector.
+    """
+    stacked = np.concatenate([case.regions for case in gallery])
+    starts = np.cumsum([0, *(len(case.regions) for case in gallery)])[:-1]
+    here = np.stack([case.regions[shares_on(case.polygons, case.boxes).argmax()] for case in queries])
+    best = np.maximum.reduceat(here @ stacked.T, starts, axis=1)
+    return np.argsort(-best, axis=1, kind="stable")[:, :count]
 
 
 def score_regions(

@@ -52,7 +52,8 @@ class TaskScores:
     def to_dict(self) -> dict[str, Any]:
         """Return it JSON-ready."""
         named = {
-            task: {name: score.to_dict() for name, score in scores.items()} for task, scores in self.tasks.items()
+            task: {name: score.to_dict() for name, score in scores.items()}
+            for task, scores in self.tasks.items()
         }
         return {"queries": self.queries, "tasks": named}
 

@@ -2,6 +2,7 @@
 
 wra        slides and their reports, by the vectors that retrieval compares; equal reports are each other's,
            and, as much again, reports of one kind
+kin        slides and reports of one kind, both ways and among themselves
 apa        regions and prompts: a slide has a prompt if one of its regions has it
 cta        regions and words that attend each other keep what tells them apart
 pc_image, pc_text   which prompts a slide, or a report, has
@@ -32,10 +33,10 @@ class Batch(NamedTuple):
     targets        float32[B, P], 1 where the report has the prompt
     hidden         bool[B, T], words to be guessed; published: hidden as keys only
     reports        int64[B], equal numbers for equal reports
-    kinds          int64[B], equal numbers for reports of one kind, such as organ and diagnosis; equal reports
-                   are of one kind
     sentences      the S different sentences of the reports
     said           bool[B, S], whether the report has the sentence
+    kinds          int64[B], equal numbers for reports of one kind, such as one organ and diagnosis; without
+                   them only equal reports are
     """
 
     slides: Slides
@@ -44,9 +45,9 @@ class Batch(NamedTuple):
     targets: Tensor
     hidden: Tensor
     reports: Tensor
-    kinds: Tensor
     sentences: Texts
     said: Tensor
+    kinds: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class LossWeights:
     """How much each loss counts in "total"; 0 leaves it out."""
 
     wra: float = 1.0
+    kin: float = 0.5
     apa: float = 0.5
     cta: float = 0.05
     pc_image: float = 1.0
@@ -69,8 +71,10 @@ def corrected_losses(network: Fgcr, batch: Batch, weights: LossWeights | None = 
     prompts = network.read(batch.prompts).vector
     presence = support(seen.regions, mask, prompts, scale) + network.presence_bias
     sentences = network.read(batch.sentences).vector
+    kinds = batch.reports if batch.kinds is None else batch.kinds
     losses = {
-        "wra": report_alignment(scale * seen.vector @ read.vector.T, batch.reports, batch.kinds),
+        "wra": report_alignment(scale * seen.vector @ read.vector.T, batch.reports, kinds),
+        "kin": _kind_alignment(torch.cat([seen.vector, read.vector]), kinds.repeat(2), scale),
         "apa": functional.binary_cross_entropy_with_logits(presence, batch.targets),
         "cta": _token_alignment(network, batch, seen, read),
         "pc_image": _prompt_loss(network, seen.whole, batch.targets),
@@ -94,9 +98,17 @@ def support(regions: Tensor, anchor_mask: Tensor, texts: Tensor, scale: Tensor) 
 
 
 def report_alignment(scores: Tensor, reports: Tensor, kinds: Tensor) -> Tensor:
-    """InfoNCE of slides × reports [B, B]: half of what is to be found is equal reports, half reports of the kind."""
+    """InfoNCE of slides × reports [B, B]: half of what is sought is equal, half of a kind."""
     wanted = (_equal(reports, scores) + _equal(kinds, scores)) / 2
     return (functional.cross_entropy(scores, wanted) + functional.cross_entropy(scores.T, wanted)) / 2
+
+
+def _kind_alignment(vectors: Tensor, kinds: Tensor, scale: Tensor) -> Tensor:
+    """Supervised contrast (Khosla et al., NeurIPS 2020) of vectors [2B, v] of the kinds int64[2B]."""
+    itself = torch.eye(len(kinds), dtype=torch.bool, device=kinds.device)
+    shares = (scale * vectors @ vectors.T).masked_fill(itself, _AWAY).log_softmax(dim=1)
+    same = (kinds.unsqueeze(0) == kinds.unsqueeze(1)) & ~itself
+    return -((shares * same).sum(dim=1) / same.sum(dim=1)).mean()
 
 
 def _equal(numbers: Tensor, like: Tensor) -> Tensor:

@@ -58,7 +58,8 @@ def losses_of(network: Fgcr, batch: Batch, weights: LossWeights) -> dict[str, Te
     """Return what a network is trained on: its mode's losses; for pooled slides the alignment alone."""
     if isinstance(network, Pooled):
         scores = network.scale * network.see(batch.slides).vector @ network.read(batch.texts).vector.T
-        return {"total": report_alignment(scores, batch.reports, batch.kinds)}
+        kinds = batch.reports if batch.kinds is None else batch.kinds
+        return {"total": report_alignment(scores, batch.reports, kinds)}
     if not network.config.corrected:
         return published_losses(network, batch)
     return corrected_losses(network, batch, weights)

@@ -1,9 +1,9 @@
 """When no region of a slide supports a line: thresholds fitted, and measured, on the validation split.
 
 A line's score is the best cosine of its vector with a region of the slide. Right lines are those of the true
-reports. Wrong ones are the same lines with another value, as the training reports of the same organ state it. A
-threshold flags at most one right line in twenty and, under that limit, tells best; a field that flags fewer than
-half of its wrong lines, or has too few right ones to tell, is not checked.
+reports. Wrong ones are the same lines with another value, as the training reports of the same organ state it.
+A threshold flags at most one right line in twenty and, under that limit, tells best; a field that flags fewer
+than half of its wrong lines, or has too few right ones to tell, is not checked.
 
 The counts that are written are cross-fitted: each half of the slides is judged by the threshold of the other.
 """
@@ -38,11 +38,11 @@ class ScoredLine:
 
 
 def fit_consistency(lines: Sequence[ScoredLine]) -> dict[str, Any]:
-    """Fit a threshold for each field, and one for all lines: JSON for config.json's "retrieval", "consistency".
+    """Fit thresholds of each field and of all lines: JSON for config.json's "retrieval", "consistency".
 
     {"lines": FIGURES, "fields": {field: FIGURES}, "unchecked": [field]}, FIGURES being {"threshold", "right",
-    "right_flagged", "wrong", "wrong_flagged"}. "lines", of all fields that can be checked, is left out if there is
-    none.
+    "right_flagged", "wrong", "wrong_flagged"}. "lines", of all fields that can be checked, is left out if
+    there is none.
     """
     by_field: dict[str, list[ScoredLine]] = defaultdict(list)
     for line in lines:
@@ -73,7 +73,7 @@ def score_lines(network: Fgcr, train: Batcher, held_out: Batcher) -> list[Scored
 
 @dataclass(frozen=True)
 class Alternatives:
-    """The lines that reports of one organ have for each field: (organ, field) → line → its value."""
+    """What reports of one organ state for each field: (organ, field) → line → its value."""
 
     lines: Mapping[tuple[str, str], Mapping[str, str]]
 
@@ -90,7 +90,7 @@ class Alternatives:
         return cls(found)
 
     def to(self, line: str, organ: str) -> list[str]:
-        """Return the lines that state another value of the line's field, those of the organ if there are any."""
+        """Return lines that state another value of the line's field: the organ's if there are any."""
         field, value = stated_by(line)
         for place in (organ, ""):
             others = [text for text, other in self.lines.get((place, field), {}).items() if other != value]
@@ -105,7 +105,7 @@ def stated_by(line: str) -> tuple[str, str]:
 
 
 def _lines_of(report: str, others: Alternatives) -> list[tuple[str, str, bool]]:
-    """Return right and wrong lines of a report: text, field, whether right. Lines without a wrong form are left out."""
+    """Return the lines of a report that have a wrong form, and these: text, field, whether right."""
     organ = parse_report(report).get("organ", "")
     found = []
     for line in sentences_of(report):
@@ -129,7 +129,12 @@ def _figures(lines: Sequence[ScoredLine]) -> dict[str, float | int] | None:
     detected, false = flagged[False] / len(wrong), flagged[True] / len(right)
     if detected < LEAST_DETECTED or false > 2 * MOST_FALSE:
         return None
-    counts = {"right": len(right), "right_flagged": flagged[True], "wrong": len(wrong), "wrong_flagged": flagged[False]}
+    counts = {
+        "right": len(right),
+        "right_flagged": flagged[True],
+        "wrong": len(wrong),
+        "wrong_flagged": flagged[False],
+    }
     return {"threshold": round(_threshold(lines), 4), **counts}
 
 

@@ -1,6 +1,7 @@
 """Slides with their reports as batches for FGCR: sub-boxes, noise, sentences and prompts.
 
-Everything random is a function of (seed, epoch, slide), so that a resumed run sees what an uninterrupted one sees.
+Everything random is a function of (seed, epoch, slide), so that a resumed run sees what an uninterrupted one
+sees.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def seen_of(bag: Bag, config: FgcrConfig) -> Seen:
 
 
 def places_of(bag: Bag) -> tuple[NDArray[np.int32], float]:
-    """Return the tiles' corners int32[N, 2] and their side, both in level-0 px; a `.pt` bag's lie in a square."""
+    """Return corners int32[N, 2] and side of the tiles in level-0 px; those of a `.pt` fill a square."""
     if bag.has_places:
         return bag.xy, bag.span_px
     side = max(1, int(np.ceil(np.sqrt(len(bag)))))

@@ -22,7 +22,7 @@ Boxes = NDArray[np.int32]
 
 @dataclass(frozen=True, eq=False)
 class Embedded:
-    """Unit vectors: `slides` float32[n, d], `texts` float32[n, d], and of each slide `regions` float32[R_i, d].
+    """Unit vectors: `slides` and `texts` float32[n, d], and of each slide `regions` float32[R_i, d].
 
     `boxes` int32[R_i, 4]: x, y, width and height of the regions in level-0 px.
     """
@@ -55,24 +55,24 @@ class Embedder:
         """Embed texts: float32[n, d]."""
         return embed_texts(self.network, [self.words.encode(text) for text in texts])
 
-    def boxes(self, bags: Sequence[Bag], boxes: Sequence[NDArray[np.int32]]) -> list[Floats]:
-        """Embed one box of each slide, x, y, width and height in level-0 px: the vectors of its regions.
+    def boxes(
+        self, bags: Sequence[Bag], boxes: Sequence[NDArray[np.int32]]
+    ) -> tuple[list[Floats], list[Boxes]]:
+        """Embed one box of each slide, x, y, width, height in level-0 px: its regions, and their boxes.
 
         A tile belongs to a box if its middle lies in it; a box without any is the nearest tile.
         """
-        seen = []
-        for bag, box in zip(bags, boxes, strict=True):
-            seen.append(seen_of(within(bag, box), self.network.config))
-        return embed_slides(self.network, seen)[1]
+        _, regions, found = self.slides([within(bag, box) for bag, box in zip(bags, boxes, strict=True)])
+        return regions, found
 
 
 def within(bag: Bag, box: NDArray[np.int32]) -> Bag:
     """Return the part of a bag that lies in a box, x, y, width, height in level-0 px; at least one tile."""
     xy, span_px = places_of(bag)
     middles = xy + span_px / 2
-    inside = ((middles >= box[:2]) & (middles < box[:2] + box[2:])).all(axis=1)
-    if not inside.any():
-        inside[np.square(middles - (box[:2] + box[2:] / 2)).sum(axis=1).argmin()] = True
+    inside = np.flatnonzero(((middles >= box[:2]) & (middles < box[:2] + box[2:])).all(axis=1))
+    if not len(inside):
+        inside = np.square(middles - (box[:2] + box[2:] / 2)).sum(axis=1).argmin(keepdims=True)
     return replace(bag, features=bag.features[inside], xy=bag.xy[inside])
 
 
@@ -85,7 +85,9 @@ def embed_slides(network: Fgcr, seen: Sequence[Seen]) -> tuple[Floats, list[Floa
             found = network.see(Slides(*(part.to(network.whole_token.device) for part in batch)))
             slides.append(found.vector.float().cpu().numpy())
             counts = batch.anchor_mask.sum(dim=1).tolist()
-            regions += [one[:count].float().cpu().numpy() for one, count in zip(found.regions, counts, strict=True)]
+            regions += [
+                one[:count].float().cpu().numpy() for one, count in zip(found.regions, counts, strict=True)
+            ]
     return np.concatenate(slides), regions
 
 

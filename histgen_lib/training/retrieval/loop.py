@@ -1,4 +1,4 @@
-"""The training loop: batches in, the best weights out. Stopping and resuming anywhere does not change the result."""
+"""The training loop: batches in, the best weights out. Stopping and resuming do not change the result."""
 
 from __future__ import annotations
 
@@ -138,7 +138,9 @@ class RetrievalLoop:
         scores = self.validator.score(self.network)
         better = is_better(scores, self.run.best)
         if better:
-            weights = {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
+            weights = {
+                name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()
+            }
             self.run.best, self.run.best_weights, self.run.stale_epochs = scores, weights, 0
         else:
             self.run.stale_epochs += 1

@@ -1,4 +1,4 @@
-"""Settings of a run that trains the retrieval network: the published ones, and a preset for small data sets."""
+"""Settings of a run that trains the retrieval network: the published ones, and a small preset."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from histgen_lib.training.checkpoint import RunOverrides, RunSettings
 from histgen_lib.training.optim import OptimSettings
 
 ImageEncoder = Literal["fgcr", "mean", "attention"]
-"""What makes a slide's vector: FGCR, or, to compare it with, the mean of the tiles or a gated attention over them."""
+"""What makes a slide's vector: FGCR, or what it is compared with, the tiles' mean or gated attention."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class RetrievalSettings(RunSettings, OptimSettings):
     """One run. Defaults: the published network and settings.
 
     annotation, bags   as for HistGen: annotation.json in its published layout, and a folder of bags
-    model              the model folder that gets the network, or None: `out` gets the network alone
+    model              the model folder that gets the network; `out` becomes a copy of it, or is it
     network            sizes and mode; the widths of features, words and prompts follow from the data
     image              what makes a slide's vector: "fgcr" unless something is compared with it
     prompts            how many prompts are mined from the training reports at most
@@ -59,9 +59,8 @@ class RetrievalSettings(RunSettings, OptimSettings):
 
     annotation: Path
     bags: Path
-    model: Path | None = None
+    model: Path
     name: str = "fgcr"
-    synthetic: bool = False
     network: FgcrConfig = field(default_factory=lambda: FgcrConfig(mode="published"))
     image: ImageEncoder = "fgcr"
     prompts: int = 25
@@ -69,15 +68,21 @@ class RetrievalSettings(RunSettings, OptimSettings):
     hidden_words: float = 0.4
     losses: LossWeights = field(default_factory=LossWeights)
     augment: SlideAugment = field(default_factory=SlideAugment)
-    device: str = "cpu"
+    device: Literal["cpu", "cuda"] = "cpu"
     seed: int = 9223
     patience_epochs: int = 20
     save_every_s: float = 120.0
     memory_bytes: int = 4 << 30
     allow_missing: bool = False
+
     learning_rate: float = 1e-4
     epochs: int = 100
     batch_size: int = 16
+
+    @property
+    def run_folder(self) -> Path:
+        """Folder of the run's own files, beside those of the report network."""
+        return self.out / "training" / "retrieval"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,14 +93,14 @@ class RetrievalOverrides(RunOverrides):
     batch_size: int | None = None
     learning_rate: float | None = None
     precision: Literal["float32", "bfloat16", "float16"] | None = None
-    device: str | None = None
+    device: Literal["cpu", "cuda"] | None = None
     seed: int | None = None
     prompts: int | None = None
     word_threshold: int | None = None
     patience_epochs: int | None = None
 
 
-def retrieval_preset(name: str, *, annotation: Path, bags: Path, out: Path) -> RetrievalSettings:
+def retrieval_preset(name: str, *, annotation: Path, bags: Path, model: Path, out: Path) -> RetrievalSettings:
     """Make settings by name.
 
     "published"  the defaults: the authors' network, for thousands of slides and a GPU
@@ -103,7 +108,7 @@ def retrieval_preset(name: str, *, annotation: Path, bags: Path, out: Path) -> R
 
     InvalidInputError("training-preset-unknown").
     """
-    settings = RetrievalSettings(annotation=annotation, bags=bags, out=out)
+    settings = RetrievalSettings(annotation=annotation, bags=bags, model=model, out=out)
     if name == "published":
         return settings
     if name != "small":
@@ -114,8 +119,9 @@ def retrieval_preset(name: str, *, annotation: Path, bags: Path, out: Path) -> R
 
 
 def in_mode(settings: RetrievalSettings, mode: Mode) -> RetrievalSettings:
-    """Return the same settings for a network of the other mode: the same sizes and budget."""
-    return replace(settings, network=replace(settings.network, mode=mode))
+    """Return the same settings for a network of the other mode; a published one has no augmentation."""
+    augment = settings.augment if mode == "corrected" else SlideAugment()
+    return replace(settings, network=replace(settings.network, mode=mode), augment=augment)
 
 
 def _small(settings: RetrievalSettings) -> RetrievalSettings:
@@ -128,11 +134,11 @@ def _small(settings: RetrievalSettings) -> RetrievalSettings:
         schedule="cosine",
         warmup_share=0.05,
         gradient_clip=1.0,
-        epochs=40,
+        epochs=24,
         batch_size=32,
         hidden_words=0.2,
-        augment=SlideAugment(box_chance=0.3, box_least=0.3, tile_dropout=0.1, feature_noise=0.1),
-        patience_epochs=15,
+        augment=SlideAugment(box_chance=0.2, box_least=0.4, tile_dropout=0.1, feature_noise=0.1),
+        patience_epochs=12,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -36,7 +37,7 @@ _MOST_UNKNOWN = 0.2
 
 @dataclass(frozen=True)
 class RetrievalResult:
-    """The trained network with its words and prompts, validation scores, seconds, and the rows of metrics.csv.
+    """The network with its words and prompts, validation scores, seconds, and the rows of metrics.csv.
 
     `folder` is the model folder that holds it. `cases` are the training and the validation split as matched.
     """
@@ -60,9 +61,9 @@ def train_retrieval(
 ) -> RetrievalResult:
     """Train, or resume an unfinished run in settings.out; write the model folder with the network in it.
 
-    settings.out becomes a copy of settings.model with the network, or is that folder itself. Of the test split only
-    the names are read. ONNX files are not written. Raises InvalidInputError: "training-settings", those of
-    `read_annotation` and `match_splits`, "training-vocabulary-poor", "training-bags-differ",
+    settings.out becomes a copy of settings.model with the network, or is that folder itself. Of the test
+    split only the names are read. ONNX files are not written. Raises InvalidInputError: "training-settings",
+    those of `read_annotation` and `match_splits`, "training-vocabulary-poor", "training-bags-differ",
     "training-state-differs", "prompts-none"; and as `open_model_folder`.
     """
     check_settings(settings)
@@ -125,12 +126,12 @@ def fit(
     device = torch_device(settings.device)
     torch.manual_seed(settings.seed)
     network = make_network(settings.image, config).to(device)
-    batchers = [_batcher(settings, some, words, prompts, config) for some in (train, held_out)]
+    seen, asked = (_batcher(settings, some, words, prompts, config) for some in (train, held_out))
     loop = RetrievalLoop(
         settings,
         network,
         lambda one, batch: losses_of(one, batch, settings.losses),
-        Validator(*batchers),
+        Validator(seen, asked),
         settings.run_folder,
         quiet=quiet,
         after_step=after_step,
@@ -138,7 +139,7 @@ def fit(
     loop.resume()
     run = loop.fit()
     network.load_state_dict(run.best_weights)
-    return Fitted(network.eval(), words, prompts, *batchers, run)
+    return Fitted(network.eval(), words, prompts, seen, asked, run)
 
 
 def check_settings(settings: RetrievalSettings) -> None:
@@ -171,8 +172,8 @@ def make_words(settings: RetrievalSettings, reports: Sequence[str]) -> Words:
     if unknown > _MOST_UNKNOWN:
         raise InvalidInputError(
             "training-vocabulary-poor",
-            f"{unknown:.0%} of the words in the {len(reports)} training reports would be unknown: they occur less "
-            f"than {settings.word_threshold} times.",
+            f"{unknown:.0%} of the words in the {len(reports)} training reports would be unknown: they occur "
+            f"less than {settings.word_threshold} times.",
             hint="Use more reports, or a smaller --min-count.",
         )
     return words
@@ -189,9 +190,9 @@ def copy_model(model: ModelFolder, out: Path) -> None:
 
 
 def origin(settings: RetrievalSettings, slides: int, best: dict[str, float]) -> dict[str, Any]:
-    """Return what config.json says about how the network was trained. Nothing in it depends on the machine."""
+    """Return what config.json says about the training; nothing in it depends on the machine."""
     budget = {"epochs": settings.epochs, "batch_size": settings.batch_size, "slides": slides}
-    scores = {name: round(value, 4) for name, value in best.items() if value == value}
+    scores = {name: round(value, 4) for name, value in best.items() if math.isfinite(value)}
     return {"mode": settings.network.mode, "seed": settings.seed, **budget, "validation": scores}
 
 

@@ -1,4 +1,4 @@
-"""How well slides and reports of the validation split find those of the training split: MAP@5 of four tasks."""
+"""How well slides and reports of the validation split find those of the training split: MAP@5."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ class Validator:
     def relevant(self) -> Bools:
         """Which training slides each validation slide looks for, bool[Q, G]."""
         queries, gallery = (
-            [alike_by(example.report) for example in batcher.examples] for batcher in (self.queries, self.gallery)
+            [alike_by(example.report) for example in batcher.examples]
+            for batcher in (self.queries, self.gallery)
         )
         return np.array([[one == other for other in gallery] for one in queries], dtype=np.bool_)
 
@@ -56,7 +57,7 @@ def _vectors(network: Fgcr, batcher: Batcher) -> tuple[NDArray[np.float32], NDAr
 
 
 def mean_precision(scores: NDArray[np.float32], relevant: Bools, depth: int = DEPTH) -> float:
-    """Return MAP@depth as `histgen_lib.evaluation.retrieval` defines it; NaN if no query has anything to find."""
+    """Return MAP@depth as `histgen_lib.evaluation.retrieval` defines it; NaN if nothing can be found."""
     able = relevant.any(axis=1)
     if not able.any():
         return math.nan

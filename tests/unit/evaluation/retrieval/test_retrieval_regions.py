@@ -45,8 +45,12 @@ def test_a_slide_without_a_region_on_its_lesion_is_no_query() -> None:
     assert caught.value.code == "evaluation-no-evidence"
 
 
-def test_only_lesions_of_the_field_count() -> None:
-    polygons = {"diagnosis": LESION, "necrosis": LESION * 2}
-    truth = {"lesions": [{"field": name, "polygon": one.tolist()} for name, one in polygons.items()]}
+def test_only_lesions_of_the_field_count_and_normal_tissue_is_none() -> None:
+    drawn = [
+        ("diagnosis", "pin", LESION),
+        ("necrosis", "necrosis", LESION * 2),
+        ("diagnosis", "normal", LESION * 3),
+    ]
+    truth = {"lesions": [{"field": name, "kind": kind, "polygon": one.tolist()} for name, kind, one in drawn]}
     [polygon] = lesions_of(truth)
     assert (polygon == LESION).all()
