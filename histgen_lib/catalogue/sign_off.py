@@ -20,7 +20,7 @@ from histgen_lib.catalogue.signing import Signature, Withdrawal, is_withdrawn, s
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import CaseWithdrawn, Data, Event, ReportSigned
 from histgen_lib.reports.renderers.draft_json import readable_draft
-from histgen_lib.storage import JSON, ObjectStore
+from histgen_lib.storage import JSON, ObjectStore, check_key
 
 SOURCE = "/histgen/gateway"
 MOST_TEXT_BYTES = 64 << 10
@@ -143,12 +143,14 @@ class SignOff:
     def _check_known(self, owner: ReportOwner) -> None:
         try:
             check_name(owner.id)
+            check_key(owner.latest)
         except InvalidInputError:
             raise _unknown(owner) from None
-        places = (scanned_key(owner.id), owner.latest, owner.shared_latest)
-        known = places[1:] if owner.is_case else places
-        in_case = owner.is_case and any(self.store.list(case_prefix(owner.id)))
-        if not in_case and not any(self.store.head(place) for place in known):
+        if owner.is_case:
+            known = any(self.store.list(case_prefix(owner.id)))
+        else:
+            known = self.store.head(scanned_key(owner.id)) is not None
+        if not known and latest_of(self.store, owner) is None:
             raise _unknown(owner)
 
     def _log(self, action: Action, by: str, owner: ReportOwner, **what: str) -> None:

@@ -15,7 +15,7 @@ from histgen_lib.catalogue.keys import CASE_REPORTS, REPORTS, ReportOwner
 from histgen_lib.catalogue.pointers import BY_REPORT, is_about, latest_of, named_drafts
 from histgen_lib.catalogue.registry import find_announcement
 from histgen_lib.catalogue.signing import is_withdrawn, signatures_of
-from histgen_lib.errors import InvalidInputError
+from histgen_lib.errors import InvalidInputError, TransientError
 from histgen_lib.reports.record import DraftReport
 from histgen_lib.reports.renderers.draft_json import readable_draft
 from histgen_lib.retrieval._port import CaseEntry
@@ -136,6 +136,15 @@ def shows(entry: CaseEntry | None, standing: Standing, model: str) -> bool:
         standing.synthetic,
         standing.stain,
         standing.site,
+    )
+
+
+def contended(owner: ReportOwner) -> TransientError:
+    """Return the error for an index that others write to so often that it never shows what the store says."""
+    return TransientError(
+        "case-index-contended",
+        f"The case index does not keep what is written to it of {owner}.",
+        hint="It is tried again. If this lasts, see whether another program writes to the index.",
     )
 
 

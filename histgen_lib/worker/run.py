@@ -49,7 +49,9 @@ def _run(spec: WorkerSpec, bus: BusSettings, storage: StorageSettings, stop: Sto
     with ExitStack() as open_things:
         pages = health_app(board, spec.config)
         url = open_things.enter_context(opened(pages, spec.name, spec.address))
-        _log.info("The worker starts.", groups=dict(spec.groups), url=url)
+        _log.info(
+            "The worker starts.", topic=", ".join(spec.groups), group=", ".join(spec.groups.values()), url=url
+        )
         pulse = Pulse(board, stop, grace_s=spec.grace_s, backoff=spec.backoff)
         worker = open_things.enter_context(_opened(spec, bus, storage, board, pulse))
         _log.info("The worker is ready.")

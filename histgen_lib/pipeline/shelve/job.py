@@ -15,12 +15,11 @@ from typing import ClassVar
 from histgen_lib.catalogue.case import slides_of
 from histgen_lib.catalogue.keys import ReportOwner
 from histgen_lib.catalogue.registry import find_announcement
-from histgen_lib.errors import TransientError
 from histgen_lib.events import CaseWithdrawn, Event, ReportDrafted, ReportSigned
 from histgen_lib.pipeline.job import Done, ModelInUse, Progress, Stages, lacking, silent
 from histgen_lib.retrieval import CaseIndex
 from histgen_lib.retrieval.encoding import IMAGE, TEXT
-from histgen_lib.retrieval.standing import Standing, entries_of, shows, standing_of
+from histgen_lib.retrieval.standing import Standing, contended, entries_of, shows, standing_of
 from histgen_lib.retrieval.subjects import Network
 from histgen_lib.storage import ObjectStore
 
@@ -67,11 +66,7 @@ class ShelveJob:
                 self._compact_in_time(stages)
                 return Done(None, stages.measures())
             self._put(standing, stages) if standing else self._compact_without(owner, stages)
-        raise TransientError(
-            "case-index-contended",
-            f"The case index does not keep what is written to it of {owner}.",
-            hint="It is tried again. If this lasts, see whether another program writes to the index.",
-        )
+        raise contended(owner)
 
     def lacking(self) -> Sequence[str]:
         """See Job."""

@@ -1,4 +1,4 @@
-"""A real librarian over a real index, store and broker: drafts, signatures and withdrawals end in the index."""
+"""A real librarian over a real index, store and broker: what is said of a case ends in the index."""
 
 from __future__ import annotations
 
