@@ -18,6 +18,7 @@ FOLDERS = (
     "kafka",
     "models",
     "models/engines",
+    "objects/cases",
     "objects/histgen",
     "objects/scans",
     "prometheus",
