@@ -13,6 +13,7 @@ from job_kit import JobLab, scanned
 from tiny_retrieval import tiny_retrieval_model
 
 from histgen_lib.events import BagReady
+from histgen_lib.models.folder import open_model_folder
 from histgen_lib.models.histgen.checkpoint import update_config
 from histgen_lib.pipeline.draft.similar import NearestCases
 from histgen_lib.reports.record import DraftReport
@@ -32,8 +33,6 @@ def checking_model(folder: Path, threshold: float, **more: object) -> Path:
 
 def with_figures(folder: Path, consistency: dict[str, object]) -> Path:
     """Set the figures of the consistency check in a model folder."""
-    from histgen_lib.models.folder import open_model_folder
-
     retrieval = dict(open_model_folder(folder).retrieval)
     update_config(folder, retrieval=retrieval | {"consistency": consistency})
     return folder
@@ -54,9 +53,9 @@ class SimilarLab:
         return cls(lab, lab.scan_job.make_bag(scanned(slide)))
 
     def copy(self, folder: Path) -> SimilarLab:
-        """Return the same over a copy of the store."""
-        model = self.lab.model.folder.path
-        return replace(self, lab=JobLab.copy_of(self.lab.folder, folder, model))
+        """Return the same over a copy of the store, with the same loaded networks."""
+        shutil.copytree(self.lab.folder / "store", folder / "store")
+        return replace(self, lab=JobLab.at(folder, self.lab.model.folder.path, self.lab.server))
 
     @property
     def network(self) -> str:

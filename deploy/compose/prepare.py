@@ -18,7 +18,7 @@ FOLDERS = (
     "kafka",
     "models",
     "models/engines",
-    "objects/cases",
+    "objects/case-index",
     "objects/histgen",
     "objects/scans",
     "prometheus",

@@ -7,8 +7,8 @@ under "retrieval", "consistency", and `Consistency` reads it back:
     {"lines": FIGURES, "fields": {"grade": FIGURES, …}, "unchecked": ["mitotic_score", …]}
 
 where FIGURES is {"threshold", "right", "right_flagged", "wrong", "wrong_flagged"}. A line is judged by the
-figures of the field that it states; by those of all lines if its field has none; and not at all if its field
-is among the unchecked ones, or if there are no figures.
+figures of the field that it states; where no fields were measured apart, by those of all lines. It is not
+judged at all if its field is among the unchecked ones, or was never measured.
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ class Consistency:
         stated = list(parse_report(line))
         if any(name in self.unchecked for name in stated):
             return None
-        name = next((name for name in stated if name in self.fields), "")
-        found = self.fields.get(name, self.lines)
-        return None if found is None else (name, found)
+        if not self.fields:
+            return None if self.lines is None else ("", self.lines)
+        return next(((name, self.fields[name]) for name in stated if name in self.fields), None)
 
     def judge(
         self, line: str, score: float, region: Region, slide_id: str | None = None

@@ -24,13 +24,17 @@ def open_local(index: str, model: Path, bag: Bag | None = None) -> Iterator[Sear
     `bag`: the slide that is asked about, if it is not in the index. Raises
     InvalidInputError("case-index-missing"), and what opening index and model raises.
     """
-    storage = StorageSettings(_url(index))
+    storage = StorageSettings(index_url(index))
     network = network_of(open_model_folder(model), open_inference("onnx", model))
     with closing(open_case_index(CaseIndexSettings(storage))) as opened:
         yield Searcher(opened, network, bag=bag)
 
 
-def _url(index: str) -> str:
+def index_url(index: str) -> str:
+    """Return where an index is: a folder that exists, or "s3://bucket/prefix".
+
+    Raises InvalidInputError("case-index-missing").
+    """
     if index.startswith(("s3://", "file:")):
         return index
     if not Path(index).is_dir():

@@ -99,8 +99,12 @@ def report(
         ),
     ] = None,
     cases: Annotated[
-        Path | None,
-        typer.Option("--cases", metavar="DIR", help="Case index; drafts show its nearest signed cases."),
+        str | None,
+        typer.Option(
+            "--cases",
+            metavar="DIR|s3://…",
+            help="Case index; drafts show its nearest signed cases.",
+        ),
     ] = None,
     overwrite: Annotated[
         bool,
@@ -161,11 +165,11 @@ def make_job(
     bag: Path | None = None,
     beam_size: int | None = None,
     overwrite: bool = False,
-    cases: Path | None = None,
+    cases: str | None = None,
 ) -> Job:
-    """Load the model once for all slides; `encoder` as a person names it; `cases`: a case index's folder.
+    """Load the model once for all slides; `encoder` as a person names it; `cases`: where a case index is.
 
-    Raises InvalidInputError("cases-no-network") for a model that cannot compare cases.
+    Raises InvalidInputError: "case-index-missing", "model-no-retrieval".
     """
     from histgen_lib.inference import OnnxServer
     from histgen_lib.models.serving import Compute
@@ -182,18 +186,19 @@ def make_job(
     return Job(OutputPlaces(out_dir), Drafter(loaded, server, beam_size), mpp, bag, overwrite, nearest)
 
 
-def _nearest_cases(folder: Path, model: ReportModel) -> NearestCases:
+def _nearest_cases(index: str, model: ReportModel) -> NearestCases:
     from histgen_lib.pipeline.draft.similar import NearestCases
     from histgen_lib.retrieval import CaseIndexSettings, open_case_index
+    from histgen_lib.retrieval.local import index_url
     from histgen_lib.storage import StorageSettings
 
     if not model.folder.retrieval:
         raise InvalidInputError(
-            "cases-no-network",
-            f"The model {model.folder.name} has no retrieval network: it cannot compare cases.",
-            hint="Leave out --cases, or give a model folder with one.",
+            "model-no-retrieval",
+            f"The model {model.folder.name} has no retrieval network, so cases cannot be compared.",
+            hint="Leave out --cases, or use a model with one; docs/search.md says how it is trained.",
         )
-    where = CaseIndexSettings(StorageSettings(f"file:{folder.absolute()}"))
+    where = CaseIndexSettings(StorageSettings(index_url(index)))
     return NearestCases(lambda: open_case_index(where), limit_s=_CASES_S)
 
 

@@ -1,6 +1,8 @@
 """What a corrected FGCR is trained on: its own form of the published losses, and sentences against slides.
 
-wra        slides and their reports, by the vectors that retrieval compares; equal reports are each other's
+wra        slides and their reports, by the vectors that retrieval compares; equal reports are each other's,
+           and, as much again, reports of one kind
+kin        slides and reports of one kind, both ways and among themselves
 apa        regions and prompts: a slide has a prompt if one of its regions has it
 cta        regions and words that attend each other keep what tells them apart
 pc_image, pc_text   which prompts a slide, or a report, has
@@ -33,6 +35,8 @@ class Batch(NamedTuple):
     reports        int64[B], equal numbers for equal reports
     sentences      the S different sentences of the reports
     said           bool[B, S], whether the report has the sentence
+    kinds          int64[B], equal numbers for reports of one kind, such as one organ and diagnosis; without
+                   them only equal reports are
     """
 
     slides: Slides
@@ -43,6 +47,7 @@ class Batch(NamedTuple):
     reports: Tensor
     sentences: Texts
     said: Tensor
+    kinds: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,7 @@ class LossWeights:
     """How much each loss counts in "total"; 0 leaves it out."""
 
     wra: float = 1.0
+    kin: float = 0.5
     apa: float = 0.5
     cta: float = 0.05
     pc_image: float = 1.0
@@ -65,8 +71,10 @@ def corrected_losses(network: Fgcr, batch: Batch, weights: LossWeights | None = 
     prompts = network.read(batch.prompts).vector
     presence = support(seen.regions, mask, prompts, scale) + network.presence_bias
     sentences = network.read(batch.sentences).vector
+    kinds = batch.reports if batch.kinds is None else batch.kinds
     losses = {
-        "wra": _report_alignment(scale * seen.vector @ read.vector.T, batch.reports),
+        "wra": report_alignment(scale * seen.vector @ read.vector.T, batch.reports, kinds),
+        "kin": _kind_alignment(torch.cat([seen.vector, read.vector]), kinds.repeat(2), scale),
         "apa": functional.binary_cross_entropy_with_logits(presence, batch.targets),
         "cta": _token_alignment(network, batch, seen, read),
         "pc_image": _prompt_loss(network, seen.whole, batch.targets),
@@ -89,11 +97,24 @@ def support(regions: Tensor, anchor_mask: Tensor, texts: Tensor, scale: Tensor) 
     return counted - anchor_mask.sum(dim=1, keepdim=True).to(alike.dtype).log()
 
 
-def _report_alignment(scores: Tensor, reports: Tensor) -> Tensor:
-    """InfoNCE of slides × reports [B, B] in which equal reports share what is to be found."""
-    same = (reports.unsqueeze(0) == reports.unsqueeze(1)).to(scores.dtype)
-    wanted = same / same.sum(dim=1, keepdim=True)
+def report_alignment(scores: Tensor, reports: Tensor, kinds: Tensor) -> Tensor:
+    """InfoNCE of slides × reports [B, B]: half of what is sought is equal, half of a kind."""
+    wanted = (_equal(reports, scores) + _equal(kinds, scores)) / 2
     return (functional.cross_entropy(scores, wanted) + functional.cross_entropy(scores.T, wanted)) / 2
+
+
+def _kind_alignment(vectors: Tensor, kinds: Tensor, scale: Tensor) -> Tensor:
+    """Supervised contrast (Khosla et al., NeurIPS 2020) of vectors [2B, v] of the kinds int64[2B]."""
+    itself = torch.eye(len(kinds), dtype=torch.bool, device=kinds.device)
+    shares = (scale * vectors @ vectors.T).masked_fill(itself, _AWAY).log_softmax(dim=1)
+    same = (kinds.unsqueeze(0) == kinds.unsqueeze(1)) & ~itself
+    return -((shares * same).sum(dim=1) / same.sum(dim=1)).mean()
+
+
+def _equal(numbers: Tensor, like: Tensor) -> Tensor:
+    """Return which numbers [B] are equal, as shares of each row: [B, B]."""
+    same = (numbers.unsqueeze(0) == numbers.unsqueeze(1)).to(like.dtype)
+    return same / same.sum(dim=1, keepdim=True)
 
 
 def _sentence_alignment(scores: Tensor, said: Tensor) -> Tensor:

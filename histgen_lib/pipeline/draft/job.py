@@ -9,7 +9,7 @@ be missing after a crash, and is completed when the event comes again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
@@ -164,9 +164,21 @@ class DraftJob:
                 return no_answer("off", model)
             return self.nearest.nearest(drafted.seen, model, kin)
 
-        similar = plan.report.similar(ask, self._is_citable)
-        note_citations(self.store, plan.report.owner, plan.report.digest, map(owner_of, similar.cases))
+        similar = self._chosen(plan.report, ask)
         return replace(drafted, draft=drafted.draft.model_copy(update={"similar": similar}))
+
+    def _chosen(self, report: StoredReport, ask: Callable[[], SimilarCases]) -> SimilarCases:
+        """Choose what the report shows, and note it; again, if a case was withdrawn meanwhile.
+
+        Who withdraws one writes that first and then looks for notes: of the two, one sees the other.
+        """
+        similar = report.similar(ask, self._is_citable)
+        while True:
+            note_citations(self.store, report.owner, report.digest, map(owner_of, similar.cases))
+            kept = report.similar(ask, self._is_citable)
+            if kept == similar:
+                return kept
+            similar = kept
 
     def _is_citable(self, similar: SimilarCases) -> bool:
         return not any(is_withdrawn(self.store, owner_of(case)) for case in similar.cases)
