@@ -20,7 +20,7 @@ from typing import Any
 
 from histgen_lib.errors import FatalError, HistgenError
 from histgen_lib.files import canonical_json, json_digest, sha256_hex
-from histgen_lib.models.fgcr.serving import FGCR_IMAGE_ONNX
+from histgen_lib.models.fgcr.serving import FGCR_IMAGE_ONNX, FGCR_TEXT_ONNX
 from histgen_lib.models.graph_record import check_graphs, digest_of, recorded_digests
 from histgen_lib.models.histgen.config import HistGenConfig
 from histgen_lib.models.histgen.decoding import DecodingSettings
@@ -155,7 +155,7 @@ class ModelFolder:
         described = {"histgen": self.config["histgen"]}
         if (self.path / TILE_ENCODER_ONNX).is_file():
             described["encoder"] = settings_digest(self.encoder, self.tiling)
-        if (self.path / FGCR_IMAGE_ONNX).is_file():
+        if any((self.path / name).is_file() for name in (FGCR_IMAGE_ONNX, FGCR_TEXT_ONNX)):
             described["retrieval"] = self.retrieval.get("network", {})
         return described
 

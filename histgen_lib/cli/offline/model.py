@@ -119,6 +119,9 @@ def facts_of(model: ModelFolder) -> dict[str, Any]:
             name: f"{counts['hits']} of {counts['lines']}"
             for name, counts in model.section("evidence").get("fields", {}).items()
         },
+        "retrieval": {"sha256": model.retrieval_digest, **model.retrieval.get("network", {})}
+        if model.retrieval
+        else {},
         "files": [{"name": f.name, "bytes": f.stat().st_size, "sha256": sha256_file(f)} for f in files],
     }
 
@@ -140,6 +143,7 @@ def print_facts(facts: dict[str, Any]) -> None:
         "abstention",
         "calibration",
         "evidence",
+        "retrieval",
     ):
         stated = {key: value for key, value in facts[section].items() if value != ""}
         pairs = ", ".join(f"{key} {_short(value)}" for key, value in stated.items())

@@ -25,7 +25,7 @@ class Streams(NamedTuple):
 
 
 class Reach(NamedTuple):
-    """Who may attend whom: `soft` [B, 1, N, R] in 0…1; `shut` bool of that shape, where either is padding."""
+    """Who may attend whom: `soft` [B, R, N] in 0…1; `shut` bool[B, R, N], where either is padding."""
 
     soft: Tensor
     shut: Tensor
@@ -33,8 +33,7 @@ class Reach(NamedTuple):
 
 def reach(soft_mask: Tensor, tile_mask: Tensor, anchor_mask: Tensor) -> Reach:
     """Make it from soft_mask [B, R, N], tile_mask bool[B, N] and anchor_mask bool[B, R]."""
-    open_pairs = tile_mask.unsqueeze(2) & anchor_mask.unsqueeze(1)
-    return Reach(soft_mask.transpose(1, 2).unsqueeze(1), ~open_pairs.unsqueeze(1))
+    return Reach(soft_mask, ~(anchor_mask.unsqueeze(2) & tile_mask.unsqueeze(1)))
 
 
 class KernelAttention(nn.Module):
@@ -42,6 +41,9 @@ class KernelAttention(nn.Module):
 
     Published: soft masks weigh the attention after its softmax, so that it sums to less than 1. Corrected:
     they weigh it before, so that it is shared out among what is near.
+
+    Of queries, keys and values only those of the few anchors are computed: what would be done to each of the
+    many tiles is done to the anchors instead, since (x·Q)·(a·K) = x·(Q·a·K).
     """
 
     def __init__(self, config: FgcrConfig) -> None:
@@ -55,28 +57,49 @@ class KernelAttention(nn.Module):
 
     def forward(self, streams: Streams, reach: Reach) -> Streams:
         """Return what each of the streams hears."""
-        tile_q, tile_k, tile_v = self._projected(streams.tiles)
-        anchor_q, anchor_k, anchor_v = self._projected(streams.anchors)
-        whole_q, _, _ = self._projected(streams.whole)
-        back = Reach(reach.soft.transpose(2, 3), reach.shut.transpose(2, 3))
-        to_tiles = self._weights(_dots(tile_q, anchor_k), reach) @ anchor_v
-        to_anchors = self._weights(_dots(anchor_q, tile_k), back) @ tile_v
-        seen = _dots(whole_q, anchor_k).masked_fill(reach.shut[:, :, :1], _SHUT)
-        return Streams(*map(self._merged, (to_tiles, to_anchors, seen.softmax(dim=-1) @ anchor_v)))
+        query, key, value = (_split(x, self._heads) for x in self.inward(streams.anchors).chunk(3, dim=-1))
+        told = (
+            self._to_tiles(streams.tiles, key, value, reach),
+            self._to_anchors(query, streams.tiles, reach),
+            self._to_whole(streams.whole, key, value, reach.shut[:, :, :1]),
+        )
+        return Streams(*map(self._dropout, told))
 
-    def _weights(self, dots: Tensor, reach: Reach) -> Tensor:
+    def _to_tiles(self, tiles: Tensor, key: Tensor, value: Tensor, reach: Reach) -> Tensor:
+        asked = key @ self._weight(0) / math.sqrt(key.shape[-1])  # [B, heads, R, d]
+        dots = tiles @ asked.flatten(1, 2).transpose(1, 2)
+        dots = dots.reshape(*dots.shape[:2], self._heads, key.shape[2])
+        soft, shut = (mask.transpose(1, 2).unsqueeze(2) for mask in reach)
+        heard = self._weights(dots, soft, shut).flatten(2)
+        if isinstance(self.outward, nn.Identity):
+            return heard @ value.flatten(1, 2)
+        by_head = self.outward.weight.T.reshape(self._heads, value.shape[-1], -1)
+        return heard @ (value @ by_head).flatten(1, 2) + self.outward.bias
+
+    def _to_anchors(self, query: Tensor, tiles: Tensor, reach: Reach) -> Tensor:
+        asking = query @ self._weight(1) / math.sqrt(query.shape[-1])  # [B, heads, R, d]
+        dots = (asking.flatten(1, 2) @ tiles.transpose(1, 2)).reshape(*query.shape[:3], tiles.shape[1])
+        weights = self._weights(dots, reach.soft.unsqueeze(1), reach.shut.unsqueeze(1))
+        heard = (weights.flatten(1, 2) @ tiles).reshape(*query.shape[:3], tiles.shape[2])
+        told: Tensor = self.outward(_merge(heard @ self._weight(2).transpose(1, 2)))
+        return told
+
+    def _to_whole(self, whole: Tensor, key: Tensor, value: Tensor, shut: Tensor) -> Tensor:
+        query = _split(self.inward(whole).chunk(3, dim=-1)[0], self._heads)
+        dots = _dots(query, key).masked_fill(shut.transpose(1, 2).unsqueeze(1), _SHUT)
+        told: Tensor = self.outward(_merge(dots.softmax(dim=-1) @ value))
+        return told
+
+    def _weights(self, dots: Tensor, soft: Tensor, shut: Tensor) -> Tensor:
         if self._soft_first:
-            dots = dots + reach.soft.clamp_min(_LEAST).log()
-        weights = dots.masked_fill(reach.shut, _SHUT).softmax(dim=-1)
-        return weights if self._soft_first else weights * reach.soft
+            dots = dots + soft.clamp_min(_LEAST).log()
+        weights = dots.masked_fill(shut, _SHUT).softmax(dim=-1)
+        return weights if self._soft_first else weights * soft
 
-    def _projected(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        query, key, value = self.inward(x).chunk(3, dim=-1)
-        return _split(query, self._heads), _split(key, self._heads), _split(value, self._heads)
-
-    def _merged(self, x: Tensor) -> Tensor:
-        merged: Tensor = self._dropout(self.outward(_merge(x)))
-        return merged
+    def _weight(self, use: int) -> Tensor:
+        """Return the map to queries (0), keys (1) or values (2): [heads, width, d]."""
+        weight = self.inward.weight.chunk(3)[use]
+        return weight.reshape(self._heads, -1, weight.shape[1])
 
 
 class KernelBlock(nn.Module):
