@@ -33,7 +33,7 @@
 {{- else if $values.inference.secret.secretName }}{{ $_ := set $own "inference_secret" "/etc/histgen/inference/secret" }}{{ end }}
 {{- if $values.model.source }}{{ $_ := set $own "model" "/model/current" }}{{ end }}
 {{- end }}
-{{- if eq $row.kind "worker" }}
+{{- if $row.slides }}
 {{- $_ := set $own "scratch" "/scratch" }}
 {{- $_ := set $own "scratch_bytes" (include "histgen.scratchBytes" .) }}
 {{- end }}
@@ -105,7 +105,7 @@
 - name: state
   emptyDir:
     sizeLimit: {{ .row.values.stateGib }}Gi
-{{- if eq .row.kind "worker" }}
+{{- if .row.slides }}
 - name: scratch
   emptyDir:
     sizeLimit: {{ .row.values.scratchGib }}Gi
@@ -140,7 +140,7 @@
   mountPath: /tmp
 - name: state
   mountPath: /var/lib/histgen
-{{- if eq .row.kind "worker" }}
+{{- if .row.slides }}
 - name: scratch
   mountPath: /scratch
 {{- end }}

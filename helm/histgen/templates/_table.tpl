@@ -14,7 +14,7 @@
 {{- $values := mustMergeOverwrite (deepCopy (get $root.Values.kinds $row.kind)) (deepCopy (get $root.Values.services $row.name | default dict)) }}
 {{- $models := or (eq $row.kind "worker") $row.retrieval }}
 {{- if and $values.enabled (or (not $row.retrieval) $root.Values.retrieval.index) }}
-{{- $rows = append $rows (dict "name" $row.name "kind" $row.kind "models" $models "takes" $row.takes "gives" $row.gives "entrance" $row.entrance "known" $row.settings "values" $values) }}
+{{- $rows = append $rows (dict "name" $row.name "kind" $row.kind "models" $models "slides" (and (eq $row.kind "worker") (not $row.retrieval)) "takes" $row.takes "gives" $row.gives "entrance" $row.entrance "known" $row.settings "values" $values) }}
 {{- end }}
 {{- end }}
 {{- dict "rows" $rows "topics" $table.topics "retention_ms" $table.retention_ms "all" $table.services | toJson }}
