@@ -157,7 +157,7 @@ def test_nothing_is_published_but_on_loopback_and_servers_are_on_internal_networ
     whole: dict[str, Any], services: dict[str, Any]
 ) -> None:
     published = {name: one["ports"] for name, one in services.items() if "ports" in one}
-    assert set(published) == {"gateway", "prometheus", "grafana"}
+    assert set(published) == {"gateway", "search", "prometheus", "grafana"}
     assert all(port.startswith("127.0.0.1:") for ports in published.values() for port in ports)
     open_networks = {name for name, one in whole["networks"].items() if not one.get("internal")}
     for name in CLOSED:
