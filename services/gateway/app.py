@@ -137,7 +137,8 @@ def _loops(
     if settings.notifications:
         subscribe = partial(open_subscription, bus, settings.notifications, GROUP)
         yield NotificationTopic(context, subscribe, intake)
-    yield BacklogWatch(context, partial(open_backlog, bus), [row for row in SERVICES if row.takes])
+    workers = [row for row in SERVICES if row.takes and (settings.case_index or not row.retrieval)]
+    yield BacklogWatch(context, partial(open_backlog, bus), workers)
     if settings.index:
         index = SharedIndex(settings.index, store_name(storage_settings(settings)))
         intake.on_news = index.touch

@@ -127,7 +127,7 @@
     readOnly: true
 {{- end }}
 {{- include "histgen.storeVolumes" . }}
-{{- if and $values.retrieval.claim (hasKey .row.known "case_index") }}
+{{- if and $values.retrieval.claim (hasKey .row.known "case_index") (not .row.entrance) }}
 - name: case-index
   persistentVolumeClaim:
     claimName: {{ $values.retrieval.claim }}
@@ -160,7 +160,7 @@
   readOnly: true
 {{- end }}
 {{- include "histgen.storeMounts" . }}
-{{- if and $values.retrieval.claim (hasKey .row.known "case_index") }}
+{{- if and $values.retrieval.claim (hasKey .row.known "case_index") (not .row.entrance) }}
 - name: case-index
   mountPath: {{ $values.retrieval.index | trimPrefix "file:" }}
 {{- end }}
