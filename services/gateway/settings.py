@@ -37,7 +37,7 @@ class GatewaySettings(ServiceSettings):
         None, description="file in which the gateway keeps where every slide stands; none if not set"
     )
     case_index: Annotated[StoreUrl | None, EmptyIsNone] = Field(
-        None, description="the stack's case index, if it has one: then what waits for its librarian is shown"
+        None, description="the stack's case index, if it has one: what waits for its librarian is shown"
     )
     retention: Annotated[str, AfterValidator(_retention)] = Field(
         "",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from endless_writer import killed_writer
 from planted_cases import PlantedCases, share
 from search_process import SearchProcess
 from servers.s3_servers import S3Server
 from tiny_retrieval import KINDS, report_of
 from waiting import until
 
-from histgen_lib.retrieval import CaseIndexSettings, open_case_index
+from histgen_lib.retrieval import CaseIndexSettings
 
 
 def kinds(hits: list[dict[str, Any]], count: int = 2) -> set[str]:
@@ -102,35 +102,16 @@ def further(statuses: list[int]) -> None:
     until(lambda: len(statuses) >= wanted, 60, "further answers")
 
 
-def _write_for_ever(model: Path, url: str, begun: Any) -> None:
-    cases = PlantedCases(model)
-    settings = CaseIndexSettings(SearchProcess(Path(url.removeprefix("file:")).parent, model).index_at)
-    index, number = open_case_index(settings), 0
-    while True:
-        slide = cases.slide(f"w{number % 5}", number % 4, number)
-        index.put([cases.entry(slide)])
-        number += 1
-        begun.set()
-
-
 def test_searches_go_on_while_a_writer_is_killed(own: SearchProcess, cases: PlantedCases):
-    spawn = multiprocessing.get_context("spawn")
+    entries = [cases.entry(cases.slide(f"w{number}", number, number)) for number in range(4)]
     with searching(own, text=report_of(1), count=50) as statuses:
-        for _ in range(2):
-            begun = spawn.Event()
-            writer = spawn.Process(
-                target=_write_for_ever, args=(cases.model, own.index_at.url, begun), daemon=True
-            )
-            writer.start()
-            assert begun.wait(60)
-            writer.kill()
-            writer.join()
+        for _ in range(3):
+            killed_writer(CaseIndexSettings(own.index_at), entries)
             further(statuses)
     assert set(statuses) == {200}
-    found = until(lambda: own.found(text=report_of(1), count=50), 20, "hits")
-    ids = [hit["slide_id"] for hit in found]
-    assert len(set(ids)) == len(ids)
-    assert {f"k{kind}-{number}" for kind in range(4) for number in range(2)} <= set(ids)
+    found = [hit["slide_id"] for hit in own.found(text=report_of(1), count=50)]
+    assert len(set(found)) == len(found)
+    assert {f"k{kind}-{number}" for kind in range(4) for number in range(2)} <= set(found)
 
 
 def test_what_is_written_is_found_soon(own: SearchProcess, cases: PlantedCases):

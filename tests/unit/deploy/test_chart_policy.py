@@ -195,6 +195,7 @@ def test_who_speaks_to_whom_is_named():
     assert allowed(found, "ingress", "Deployment/lab-histgen-triton") == {
         ("tiler", 8001),
         ("reporter", 8001),
+        ("librarian", 8001),
         ("search", 8001),
         ("monitoring", 8002),
         ("monitoring", 9102),
