@@ -62,6 +62,10 @@ class LanceCaseIndex:
         """See `CaseIndex.state`."""
         return self._reader.state()
 
+    def behind_s(self) -> float:
+        """See `CaseIndex.behind_s`."""
+        return 0.0
+
     def close(self) -> None:
         """See `CaseIndex.close`."""
         self._link.close()

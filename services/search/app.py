@@ -20,7 +20,6 @@ from histgen_lib.telemetry import metrics
 from services.search import NAME
 from services.search.http import SearchApi
 from services.search.keeping import (
-    CLOCK,
     Holding,
     IndexKeeping,
     ModelKeeping,
@@ -55,7 +54,7 @@ def build(
     store = store or open_store(storage_settings(settings))
     server = server or inference_server(settings, threads=settings.threads)
     network = network_of(open_model_folder(settings.model), server)
-    holding = Holding(lambda index: Searcher(index, network, store, readers=settings.search_threads), CLOCK)
+    holding = Holding(lambda index: Searcher(index, network, store, readers=settings.search_threads))
     board = SearchBoard()
     context = LoopContext(board, stop, settings.grace_s)
     loops: list[Loop] = [

@@ -1,7 +1,7 @@
 """What the service holds, and the loops that keep it current: the index, the withdrawals, the model.
 
-None of them stands between a question and its answer. While a server is away, the service goes on with what
-it has; only before it has anything is it not ready.
+While a server is away for a while, the service goes on with what it has. But not for longer than it may take
+until nobody finds a withdrawn case any more: who cannot ask whether anything is withdrawn does not answer.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from histgen_lib.catalogue.signing import withdrawn_owners
 from histgen_lib.errors import TransientError
@@ -24,57 +24,62 @@ from services.search import NAME
 
 _MODEL_S = 10.0
 
+UNASKED_S = 45.0
+"""For so long the store need not have said what is withdrawn. After a minute nobody may find it."""
+LATE_S = 10.0
+"""An index that is so far behind its storage shows as an outage, though it is searched."""
+
 _log = get_logger()
-
-
-@dataclass(frozen=True)
-class _Known:
-    """The index' state, and when (monotonic seconds) it was last known to be current."""
-
-    state: IndexState
-    at: float
 
 
 class Holding:
     """What searches use. The loops replace its parts as a whole; requests read them.
 
-    `searcher`: what it is to have, with any index. `clock`: monotonic seconds.
+    `searcher`: makes what answers, with an index. `clock`: monotonic seconds.
     """
 
-    def __init__(self, searcher: Callable[[CaseIndex], Searcher], clock: Callable[[], float]) -> None:
-        self._make, self._clock = searcher, clock
+    def __init__(
+        self, searcher: Callable[[CaseIndex], Searcher], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._make, self.clock = searcher, clock
         self._searcher: Searcher | None = None
-        self._known: _Known | None = None
-        self.withdrawn: frozenset[str] = frozenset()
+        self._state: IndexState | None = None
+        self._withdrawn: frozenset[str] = frozenset()
+        self._asked_at = float("-inf")
 
     @property
     def searcher(self) -> Searcher:
-        """What answers. Raises TransientError("case-index-loading") before there is an index."""
+        """What answers.
+
+        Raises TransientError: "case-index-loading" before there is an index, "withdrawals-unknown".
+        """
         if self._searcher is None:
             raise _LOADING
+        if self.clock() - self._asked_at > UNASKED_S:
+            raise _UNKNOWN
         return self._searcher
 
     @property
     def state(self) -> IndexState:
-        """The index' state as last known. Raises as `searcher`."""
-        if self._known is None:
+        """The index' state as last known. Raises TransientError("case-index-loading")."""
+        if self._state is None:
             raise _LOADING
-        return self._known.state
+        return self._state
 
     @property
     def behind_s(self) -> float:
         """Seconds since the index that is searched was known to be current."""
-        return self._clock() - self._known.at if self._known else 0.0
+        return self._searcher.index.behind_s() if self._searcher else 0.0
 
     def take(self, index: CaseIndex, state: IndexState) -> None:
         """Search in this index from now on."""
         self.know(state)
         made = self._make(index)
-        self._searcher = replace(made, state=lambda: self.state, withdrawn=lambda: self.withdrawn)
+        self._searcher = replace(made, state=lambda: self.state, withdrawn=lambda: self._withdrawn)
 
     def know(self, state: IndexState) -> None:
         """Note the state of the index in use, as it is now."""
-        self._known = _Known(state, self._clock())
+        self._state = state
         metrics.show_case_index(
             cases=state.cases,
             slides=state.slides,
@@ -83,6 +88,10 @@ class Holding:
             version=state.version,
         )
 
+    def leave_out(self, owners: frozenset[str], asked_at: float) -> None:
+        """Note whose reports are withdrawn, by the store when it was asked (by the clock)."""
+        self._withdrawn, self._asked_at = owners, asked_at
+
     def close(self) -> None:
         """Release the index."""
         if self._searcher:
@@ -90,37 +99,42 @@ class Holding:
 
 
 class _Keeping(Loop):
-    """A loop that looks at a server again and again. Once it has seen it, an outage is shown, no more."""
+    """A loop that looks at a server again and again.
 
-    seen = False
+    An outage shows at once. It keeps the service from being ready before the server was ever there, and
+    again after `patience_s` without it.
+    """
 
-    def __init__(self, context: LoopContext, every_s: float) -> None:
+    patience_s = UNASKED_S
+
+    def __init__(self, context: LoopContext, clock: Callable[[], float], every_s: float) -> None:
         super().__init__(context)
-        self._every_s, self._away = every_s, ""
+        self._clock, self._every_s = clock, every_s
+        self._met_at, self._trouble = float("-inf"), ""
 
     @abstractmethod
     def look(self) -> None:
-        """Look once, in a thread of its own."""
+        """Look once, in a thread of its own. Raises TransientError while the server is away."""
 
     def turn(self) -> None:
-        """Look, then pause. Raises TransientError if the server was never there."""
-        try:
-            self.background(self.look)
-        except TransientError as error:
-            if not self.seen:
-                raise
-            self._show(error)
-        else:
-            self.seen = True
-            self._show(None)
-        self.pause(self._every_s)
+        """Look until the stop."""
+        while True:
+            try:
+                self.background(self.look)
+            except TransientError as error:
+                self._miss(error)
+            else:
+                self._met_at, self._trouble = self._clock(), ""
+                self._board.has(self.name)
+            self.pause(self._every_s)
 
-    def _show(self, error: TransientError | None) -> None:
-        metrics.DEPENDENCY_UP.labels(NAME, self.name).set(0 if error else 1)
-        code = error.code if error else ""
-        if error and code != self._away:
+    def _miss(self, error: TransientError) -> None:
+        if error.code != self._trouble:
             _log.warning("A server is not available; searches go on with what is known.", exc_info=error)
-        self._away = code
+        self._trouble = error.code
+        metrics.DEPENDENCY_UP.labels(NAME, self.name).set(0)
+        if self._clock() - self._met_at > self.patience_s:
+            self._board.lacks(self.name, error)
 
 
 class IndexKeeping(_Keeping):
@@ -131,7 +145,7 @@ class IndexKeeping(_Keeping):
     def __init__(
         self, context: LoopContext, holding: Holding, open_index: Callable[[], CaseIndex], every_s: float
     ) -> None:
-        super().__init__(context, every_s)
+        super().__init__(context, holding.clock, every_s)
         self._holding, self._open = holding, open_index
         self._index: CaseIndex | None = None
         metrics.CASE_INDEX_BEHIND.set_function(lambda: holding.behind_s)
@@ -139,42 +153,47 @@ class IndexKeeping(_Keeping):
     def look(self) -> None:
         """See `_Keeping`."""
         if self._index is None:
-            self._index = self._open()
-        state = self._index.state()
-        if self.seen:
-            self._holding.know(state)
-        else:
-            self._holding.take(self._index, state)
+            index = self._open()
+            self._holding.take(index, index.state())
+            self._index = index
+        self._holding.know(self._index.state())
+        if self._index.behind_s() > LATE_S:
+            raise _LATE
 
 
 class WithdrawalKeeping(_Keeping):
-    """Keeps at hand whose reports are withdrawn, so that no search returns them whatever the index says.
-
-    While the store does not answer nothing can be withdrawn either: that begins with an object in it.
-    """
+    """Keeps at hand whose reports are withdrawn, so that no search returns them whatever the index says."""
 
     name = "store"
 
     def __init__(self, context: LoopContext, holding: Holding, store: ObjectStore, every_s: float) -> None:
-        super().__init__(context, every_s)
+        super().__init__(context, holding.clock, every_s)
         self._holding, self._store = holding, store
 
     def look(self) -> None:
         """See `_Keeping`."""
-        self._holding.withdrawn = frozenset(owner.name for owner in withdrawn_owners(self._store))
+        asked_at = self._clock()
+        owners = frozenset(owner.name for owner in withdrawn_owners(self._store))
+        self._holding.leave_out(owners, asked_at)
 
 
 class ModelKeeping(_Keeping):
     """Has the server load the networks, and shows whether it is there.
 
-    Stored slides are compared without it, so it is never waited for.
+    Stored slides are compared without it, so nothing waits for it.
     """
 
     name = "model"
-    seen = True
+    patience_s = float("inf")
 
-    def __init__(self, context: LoopContext, server: InferenceServer, every_s: float = _MODEL_S) -> None:
-        super().__init__(context, every_s)
+    def __init__(
+        self,
+        context: LoopContext,
+        server: InferenceServer,
+        clock: Callable[[], float] = time.monotonic,
+        every_s: float = _MODEL_S,
+    ) -> None:
+        super().__init__(context, clock, every_s)
         self._server, self._warm = server, False
 
     def look(self) -> None:
@@ -192,9 +211,18 @@ _LOADING = TransientError(
     "The case index is not loaded yet.",
     hint="Search again in a few seconds; /readyz says what is missing.",
 )
+_UNKNOWN = TransientError(
+    "withdrawals-unknown",
+    "The store has not said for a while which cases are withdrawn, so none is shown.",
+    hint="Check the store; searches are answered again as soon as it is there.",
+)
+_LATE = TransientError(
+    "case-index-unavailable",
+    "The case index could not be compared with its storage for a while.",
+    hint="Check its storage; what it held is searched meanwhile.",
+)
 _NO_MODEL = TransientError(
     "inference-unavailable",
     "The retrieval network is not available.",
     hint="Slides that are in the index can be searched for meanwhile.",
 )
-CLOCK = time.monotonic

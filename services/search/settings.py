@@ -27,6 +27,13 @@ class SearchSettings(ServiceSettings):
 
 
 SEARCH = OUTAGE + Codes(
-    retries=("case-index-loading", "case-index-unavailable", "search-busy", "search-slow", *INFERENCE.retries)
+    retries=(
+        "case-index-loading",
+        "case-index-unavailable",
+        "search-busy",
+        "search-slow",
+        "withdrawals-unknown",
+        *INFERENCE.retries,
+    )
 )
 """Of what is waited for, by the service itself or by whoever asked."""

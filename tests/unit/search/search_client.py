@@ -25,6 +25,7 @@ class SearchClient:
         self.holding = Holding(lambda _: lab.searcher, lambda: self.now)
         if loaded:
             self.holding.take(lab.index, lab.index.state())
+            self.holding.leave_out(frozenset(), 0.0)
         self.api = SearchApi(self.holding, self.board, self.stop, **options)
         self.door = locked(self.api.app())
 

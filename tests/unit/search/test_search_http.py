@@ -16,6 +16,7 @@ from search_lab import MODEL, SPAN_PX, SearchLab
 from service_access import bearer
 
 from histgen_lib.errors import FatalError, InvalidInputError, TransientError
+from services.search.keeping import UNASKED_S
 from services.search.request import read_question
 
 
@@ -144,7 +145,7 @@ def test_requests_from_web_pages_and_by_wrong_methods_are_refused(client: Search
 def test_a_case_is_shown_until_it_is_withdrawn(client: SearchClient):
     shown = client.get("/cases", params={"slide": "k1"}).json()
     assert (shown["slide_id"], shown["case_id"]) == ("k1", "K")
-    client.holding.withdrawn = frozenset({"case/K"})
+    client.holding.leave_out(frozenset({"case/K"}), 0.0)
     assert refusal(client.get("/cases", params={"slide": "k1"})) == (404, "query-slide-unknown")
     assert refusal(client.get("/cases", params={"slide": "nobody"})) == (404, "query-slide-unknown")
     assert refusal(client.get("/cases")) == (422, "query-empty")
@@ -152,8 +153,8 @@ def test_a_case_is_shown_until_it_is_withdrawn(client: SearchClient):
     assert {"k1", "k2"}.isdisjoint(hit["slide_id"] for hit in hits)
 
 
-def test_the_state_says_what_is_in_the_index_and_how_old_that_is(client: SearchClient):
-    client.now = 12.34
+def test_the_state_says_what_is_in_the_index_and_how_old_that_is(client: SearchClient, lab: SearchLab):
+    lab.index.behind = 12.34
     shown = client.get("/state").json()
     assert (shown["slides"], shown["cases"], shown["organs"]) == (6, 5, ["Breast", "Colon"])
     assert shown["behind_s"] == 12.3
@@ -166,6 +167,16 @@ def test_before_the_index_is_loaded_the_answer_is_503_with_a_time_to_wait(lab: S
         assert refusal(answer) == (503, "case-index-loading")
         assert int(answer.headers["retry-after"]) > 0
     assert refusal(client.search(text="")) == (422, "query-empty")
+
+
+def test_who_cannot_ask_what_is_withdrawn_does_not_answer_for_long(client: SearchClient):
+    client.now = UNASKED_S - 1
+    assert client.search(text="colon").status_code == 200
+    client.now = UNASKED_S + 1
+    for answer in (client.search(text="colon"), client.get("/cases?slide=b1")):
+        assert refusal(answer) == (503, "withdrawals-unknown")
+    client.holding.leave_out(frozenset(), client.now)
+    assert client.search(text="colon").status_code == 200
 
 
 @pytest.mark.parametrize("what", ["index", "networks"])

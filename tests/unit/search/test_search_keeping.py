@@ -18,7 +18,7 @@ from histgen_lib.runtime.pulse import Backoff
 from histgen_lib.runtime.stopping import Stop
 from histgen_lib.telemetry import metrics
 from services.search.app import SearchBoard
-from services.search.keeping import Holding, IndexKeeping, ModelKeeping, WithdrawalKeeping
+from services.search.keeping import UNASKED_S, Holding, IndexKeeping, ModelKeeping, WithdrawalKeeping
 
 AWAY = TransientError("some-outage", "It is away.", hint="Wait.")
 SOON_S = 0.01
@@ -64,13 +64,26 @@ def up(dependency: str) -> float:
     return float(metrics.DEPENDENCY_UP.labels("search", dependency)._value.get())
 
 
-def test_it_is_ready_once_index_and_withdrawals_were_seen(service: Service):
+def asked(service: Service) -> Searcher:
+    return service.holding.searcher
+
+
+def test_it_is_ready_and_answers_once_index_and_withdrawals_were_seen(service: Service):
     assert set(service.board.missing) == {"index", "store"}
     with pytest.raises(TransientError):
-        _ = service.holding.searcher
+        asked(service)
     with running(service.index_keeping(), service.withdrawal_keeping()):
         until(lambda: not service.board.missing, 20, "it is ready")
+        assert asked(service).answer(Question(text="breast")).found
     assert service.holding.state.cases == 5
+
+
+def test_an_index_without_the_withdrawals_answers_nothing(service: Service):
+    with running(service.index_keeping()):
+        until(lambda: "index" not in service.board.missing, 20, "the index is open")
+        with pytest.raises(TransientError) as caught:
+            asked(service)
+    assert caught.value.code == "withdrawals-unknown"
 
 
 def test_an_index_that_cannot_be_opened_yet_is_opened_later(service: Service):
@@ -87,17 +100,16 @@ def test_an_index_that_cannot_be_opened_yet_is_opened_later(service: Service):
     assert len(tries) == 3
 
 
-def test_an_index_that_is_away_later_is_searched_as_it_was_and_its_age_is_known(service: Service):
-    with running(service.index_keeping()):
-        until(lambda: "index" not in service.board.missing, 20, "the index is open")
-        service.lab.index.error = AWAY
+def test_an_index_that_falls_behind_its_storage_shows_and_is_searched(service: Service):
+    with running(service.index_keeping(), service.withdrawal_keeping()):
+        until(lambda: not service.board.missing, 20, "it is ready")
+        service.lab.index.behind = 12.0
         until(lambda: up("index") == 0, 20, "the outage shows")
-        service.now = 50.0
         assert "index" not in service.board.missing, "the service would get no requests"
-        assert service.holding.behind_s == 50.0
-        service.lab.index.error = None
-        until(lambda: service.holding.behind_s == 0.0, 20, "the index is known to be current")
-        assert up("index") == 1
+        assert service.holding.behind_s == 12.0
+        assert asked(service).answer(Question(text="breast")).found
+        service.lab.index.behind = 0.0
+        until(lambda: up("index") == 1, 20, "it is current again")
 
 
 def test_a_write_is_in_the_state_at_the_next_look(service: Service):
@@ -107,27 +119,40 @@ def test_a_write_is_in_the_state_at_the_next_look(service: Service):
         until(lambda: "Lung" in service.holding.state.organs, 20, "the new organ is known")
 
 
+def owners(service: Service) -> set[str]:
+    found = asked(service).answer(Question(text="breast", count=100)).found
+    return {one.entry.owner for one in found}
+
+
 def test_what_is_withdrawn_in_the_store_is_not_found_though_no_librarian_runs(service: Service):
     with running(service.index_keeping(), service.withdrawal_keeping()):
         until(lambda: not service.board.missing, 20, "it is ready")
-        ask = Question(text="breast", count=100)
-        assert "case/K" in {found.entry.owner for found in service.holding.searcher.answer(ask).found}
+        assert "case/K" in owners(service)
         service.lab.store.put("withdrawn/case/K.json", b"{}")
         service.lab.store.put("withdrawn/b1.json", b"{}")
-        until(lambda: service.holding.withdrawn == {"case/K", "b1"}, 20, "the withdrawals are known")
-        found = {found.entry.owner for found in service.holding.searcher.answer(ask).found}
-    assert found == {"b2", "c1", "c2"}
+        until(lambda: owners(service) == {"b2", "c1", "c2"}, 20, "they are left out")
 
 
-def test_while_the_store_is_away_what_was_withdrawn_stays_withdrawn(service: Service):
+@pytest.mark.parametrize("what", ["index", "store"])
+def test_without_index_or_store_it_goes_on_for_a_while_and_comes_back(service: Service, what: str):
     service.lab.store.put("withdrawn/b1.json", b"{}")
     with running(service.index_keeping(), service.withdrawal_keeping()):
         until(lambda: not service.board.missing, 20, "it is ready")
-        service.lab.store.error = AWAY
-        until(lambda: up("store") == 0, 20, "the outage shows")
+        getattr(service.lab, what).error = AWAY
+        until(lambda: up(what) == 0, 20, "the outage shows")
         assert not service.board.missing
-        found = service.holding.searcher.answer(Question(text="breast", count=100)).found
-    assert "b1" not in {one.entry.owner for one in found}
+        service.now = UNASKED_S - 1
+        if what == "store":
+            assert "b1" not in owners(service)
+        service.now = UNASKED_S + 1
+        until(lambda: service.board.missing == {what: "some-outage"}, 20, "it is not ready any more")
+        if what == "store":
+            with pytest.raises(TransientError) as caught:
+                asked(service)
+            assert caught.value.code == "withdrawals-unknown"
+        getattr(service.lab, what).error = None
+        until(lambda: not service.board.missing, 20, "it is ready again")
+        assert "b1" not in owners(service)
 
 
 def test_a_store_that_was_never_there_keeps_the_service_from_being_ready(service: Service):
@@ -138,8 +163,9 @@ def test_a_store_that_was_never_there_keeps_the_service_from_being_ready(service
 
 def test_a_model_server_that_is_away_shows_and_keeps_nothing_from_being_ready(service: Service):
     service.lab.networks.error = AWAY
-    with running(ModelKeeping(service.context, service.lab.networks, SOON_S)):
+    with running(ModelKeeping(service.context, service.lab.networks, service.holding.clock, SOON_S)):
         until(lambda: up("model") == 0, 20, "the outage shows")
+        service.now = 1e6
         assert "model" not in service.board.missing
         service.lab.networks.error = None
         until(lambda: up("model") == 1, 20, "it is back")
