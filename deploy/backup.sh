@@ -24,6 +24,9 @@ for stage; do
     pointers)
         rm -rf "$to/dead-letter" # letters that were replayed since
         copy dead-letter
+        copy signed
+        rm -rf "$to/withdrawn" # cases that were reinstated since
+        copy withdrawn
         copy reports -regex "$pointer"
         copy case-reports -regex "$pointer"
         ;;

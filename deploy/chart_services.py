@@ -27,7 +27,7 @@ _KEPT = ("type", "enum", "pattern", "minimum", "maximum", "exclusiveMinimum", "d
 def describe(rows: Iterable[Service]) -> dict[str, Any]:
     """Return what the chart has to know of these services: JSON values."""
     rows = list(rows)
-    events = {event.type for row in rows for event in (row.takes, row.gives) if event}
+    events = {event.type for row in rows for event in (*row.takes, *row.gives)}
     return {
         "retention_ms": _KEPT_MS,
         "services": [_service(row) for row in rows],
@@ -40,9 +40,9 @@ def _service(row: Service) -> dict[str, Any]:
         "name": row.name,
         "kind": row.kind,
         "entrance": row.is_entrance,
-        "takes": row.takes.type if row.takes else None,
-        "gives": row.gives.type if row.gives else None,
-        "group": f"histgen-{row.name}",
+        "takes": [{"topic": topic, "group": group} for topic, group in row.groups.items()],
+        "gives": [event.type for event in row.gives],
+        "retrieval": row.retrieval,
         "settings": _settings(row),
     }
 

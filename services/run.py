@@ -74,12 +74,10 @@ def _run_worker(row: Service, settings: ServiceSettings) -> int:
 
 def worker_spec(row: Service, settings: ServiceSettings) -> WorkerSpec:
     """Say which events a worker takes and how much patience it has; all workers of a name share the work."""
-    assert row.takes is not None
     codes = row.known_codes()
     return WorkerSpec(
         name=row.name,
-        topic=row.takes.type,
-        group=row.group,
+        groups=row.groups,
         make_handler=partial(row.make, settings),
         address=http_address(settings),
         deadline_s=settings.deadline_s,

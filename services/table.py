@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, Literal
 
-from histgen_lib.events import BagReady, Data, ReportDrafted, SlideScanned
+from histgen_lib.events import (
+    BagReady,
+    CaseWithdrawn,
+    Data,
+    ReportDrafted,
+    ReportSigned,
+    SlideScanned,
+)
 
 if TYPE_CHECKING:
     from services.codes import Codes
@@ -23,21 +30,22 @@ class Service:
 
     `name`: 1 to 32 letters a-z; also its folder, its section of a settings file, and its label in metrics.
     `kind`: a "worker" takes events and runs a job for each in a child process; a "web" service answers HTTP
-    requests. `takes`, `gives`: the classes of the events' data, None for none. `settings`: its subclass of
+    requests. `takes`, `gives`: the classes of the events' data. `settings`: its subclass of
     `ServiceSettings`. `factory`: a worker's makes the handler from these settings, in the child process; a
     web service's makes a `histgen_lib.runtime.service.WebService` from the settings and a `Stop`. `codes`:
     the error codes that its counters show at 0 from the start. `scaled`: the local stack starts `--tilers`
-    of it.
+    of it. `retrieval`: it needs a model with a retrieval network; without one it is not started.
     """
 
     name: str
     kind: Literal["worker", "web"]
-    takes: type[Data] | None
-    gives: type[Data] | None
+    takes: tuple[type[Data], ...]
+    gives: tuple[type[Data], ...]
     settings: str
     factory: str
     codes: str = "services.codes:WORKER"
     scaled: bool = False
+    retrieval: bool = False
 
     @property
     def module(self) -> str:
@@ -45,19 +53,22 @@ class Service:
         return f"services.{self.name}"
 
     @property
-    def group(self) -> str:
-        """The consumer group that all processes of a worker share."""
-        return f"histgen-{self.name}"
+    def groups(self) -> dict[str, str]:
+        """The consumer group that all processes of a worker share, on each of its topics."""
+        group = f"histgen-{self.name}"
+        if len(self.takes) == 1:
+            return {self.takes[0].type: group}
+        return {data.type: f"{group}-{data.type}" for data in self.takes}
 
     @property
     def is_entrance(self) -> bool:
         """Whether slides come in here: the gateway, whose URL is the stack's."""
-        return self.kind == "web" and self.takes is None and self.gives is not None
+        return self.kind == "web" and SlideScanned in self.gives
 
     @property
     def drafts(self) -> bool:
         """Whether it publishes drafts, whose age since the scan is measured."""
-        return self.gives is ReportDrafted
+        return ReportDrafted in self.gives
 
     def make(self, *arguments: object) -> Any:
         """Call its factory, which loads all that the service runs."""
@@ -73,8 +84,8 @@ SERVICES = (
     Service(
         "gateway",
         "web",
-        takes=None,
-        gives=SlideScanned,
+        takes=(),
+        gives=(SlideScanned, ReportSigned, CaseWithdrawn),
         settings="services.gateway.settings:GatewaySettings",
         factory="services.gateway.app:build",
         codes="services.gateway.settings:GATEWAY",
@@ -82,8 +93,8 @@ SERVICES = (
     Service(
         "tiler",
         "worker",
-        takes=SlideScanned,
-        gives=BagReady,
+        takes=(SlideScanned,),
+        gives=(BagReady,),
         settings="services.tiler.app:TilerSettings",
         factory="services.tiler.app:make_tiler",
         codes="services.tiler.app:CODES",
@@ -92,11 +103,31 @@ SERVICES = (
     Service(
         "reporter",
         "worker",
-        takes=BagReady,
-        gives=ReportDrafted,
+        takes=(BagReady,),
+        gives=(ReportDrafted,),
         settings="services.reporter.app:ReporterSettings",
         factory="services.reporter.app:make_reporter",
         codes="services.reporter.app:CODES",
+    ),
+    Service(
+        "librarian",
+        "worker",
+        takes=(ReportDrafted, ReportSigned, CaseWithdrawn),
+        gives=(),
+        settings="services.librarian.app:LibrarianSettings",
+        factory="services.librarian.app:make_librarian",
+        codes="services.librarian.app:CODES",
+        retrieval=True,
+    ),
+    Service(
+        "search",
+        "web",
+        takes=(),
+        gives=(),
+        settings="services.search.settings:SearchSettings",
+        factory="services.search.app:build",
+        codes="services.search.settings:SEARCH",
+        retrieval=True,
     ),
 )
 

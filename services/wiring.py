@@ -39,10 +39,10 @@ def bus_settings(settings: ServiceSettings) -> BusSettings:
     )
 
 
-def storage_settings(settings: ServiceSettings) -> StorageSettings:
-    """Return the object store's settings."""
+def storage_settings(settings: ServiceSettings, url: str = "") -> StorageSettings:
+    """Return the object store's settings, or those of another place of the same storage at `url`."""
     return StorageSettings(
-        url=settings.store,
+        url=url or settings.store,
         endpoint=settings.store_endpoint,
         region=settings.store_region,
         timeout_s=settings.store_timeout_s,

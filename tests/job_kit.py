@@ -15,6 +15,7 @@ from histgen_lib.events import BagReady, Event, ReportDrafted, SlideScanned
 from histgen_lib.inference import InferenceServer, OnnxServer
 from histgen_lib.pipeline import Drafter, Progress, ReportModel, Scanner, load_model, silent
 from histgen_lib.pipeline.draft.job import DraftJob
+from histgen_lib.pipeline.draft.similar import NearestCases
 from histgen_lib.pipeline.job import Done
 from histgen_lib.pipeline.scan.job import ScanJob
 from histgen_lib.slides.source import content_id_of, stored_in
@@ -99,6 +100,7 @@ class JobLab:
     store: WatchedStore
     files: SlideFiles
     in_flight: int = 1
+    nearest: NearestCases | None = None
 
     @classmethod
     def at(cls, folder: Path, model_dir: Path, server: InferenceServer | None = None) -> JobLab:
@@ -124,7 +126,7 @@ class JobLab:
 
     @property
     def draft_job(self) -> DraftJob:
-        return DraftJob(Drafter(self.model, self.server), self.store, self.files)
+        return DraftJob(Drafter(self.model, self.server), self.store, self.files, self.nearest)
 
     @property
     def tiler(self) -> Handler:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import histgen_lib
 
-ROW = 'SERVED = ("histgen", "tile_encoder")'
+ROW = 'SERVED = ("histgen", "tile_encoder", "fgcr_image", "fgcr_text")'
 """In histgen_lib/models/serving.py."""
 
 _SERVING = '''\

@@ -18,6 +18,7 @@ FOLDERS = (
     "kafka",
     "models",
     "models/engines",
+    "objects/case-index",
     "objects/histgen",
     "objects/scans",
     "prometheus",

@@ -7,13 +7,14 @@ import sys
 from pathlib import Path
 
 import broker_board
+import cases_board
 import pipeline_board
 import slo_board
 import tiler_board
 import triton_board
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
-BOARDS = (pipeline_board, broker_board, tiler_board, triton_board, slo_board)
+BOARDS = (pipeline_board, broker_board, tiler_board, triton_board, slo_board, cases_board)
 
 
 def main() -> None:

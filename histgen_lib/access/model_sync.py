@@ -34,6 +34,8 @@ from histgen_lib.models.engines.record import (
 from histgen_lib.models.folder import (
     CONFIG,
     DOMAIN,
+    RETRIEVAL_WEIGHTS,
+    RETRIEVAL_WORDS,
     TILE_ENCODER_WEIGHTS,
     TOKENIZER,
     WEIGHTS,
@@ -47,7 +49,7 @@ from histgen_lib.storage import ObjectStore, StorageSettings, open_foreign_bucke
 Say = Callable[[str, int, int], None]
 """Takes the name of the file that is next, and how many of all bytes are there."""
 
-_SMALL = (CONFIG, GRAPHS, TOKENIZER, DOMAIN)
+_SMALL = (CONFIG, GRAPHS, TOKENIZER, DOMAIN, RETRIEVAL_WORDS)
 """Fetched every time: they are small, and say what the others have to be."""
 _SHOWN = 16
 """Digits of a digest in a folder's name."""
@@ -105,7 +107,7 @@ def model_files() -> tuple[str, ...]:
     """Name every file that a model folder may have and something reads, engines included."""
     graphs = [name for model in served_models() for name in (*model.files, *model.beside)]
     engines = [path for files in _engine_files(Path()) for path in _three(files)]
-    return (*_SMALL, WEIGHTS, TILE_ENCODER_WEIGHTS, *graphs, *map(str, engines))
+    return (*_SMALL, WEIGHTS, TILE_ENCODER_WEIGHTS, RETRIEVAL_WEIGHTS, *graphs, *map(str, engines))
 
 
 def open_source(uri: str, storage: StorageSettings) -> Source:
@@ -288,6 +290,8 @@ class _Copy:
 def _checked(staging: Path, digest: str) -> ModelFolder:
     model = open_model_folder(staging)
     model.file(TOKENIZER)
+    if model.retrieval:
+        model.file(RETRIEVAL_WORDS)
     check_graphs(model)
     for files in _engine_files(staging):
         if any(path.is_file() for path in _three(files)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -22,6 +22,7 @@ __all__ = [
     "open_backlog",
     "open_publisher",
     "open_subscription",
+    "open_subscriptions",
 ]
 
 
@@ -48,6 +49,20 @@ def open_subscription(settings: BusSettings, topic: str, group: str) -> Subscrip
     from histgen_lib.bus._kafka import KafkaSubscription
 
     return KafkaSubscription(settings, _servers(settings), topic, group)
+
+
+def open_subscriptions(settings: BusSettings, groups: Mapping[str, str]) -> Subscription:
+    """Return a member of a group on each of several topics, as one subscription; otherwise as the former.
+
+    `groups`: the group on each topic. A broker knows a group by its name alone: each topic needs one of its
+    own, or every change of one topic's members would stir up those of the others.
+    """
+    members = {topic: open_subscription(settings, topic, group) for topic, group in groups.items()}
+    if len(members) == 1:
+        return next(iter(members.values()))
+    from histgen_lib.bus._several import SeveralSubscription
+
+    return SeveralSubscription(members)
 
 
 def open_backlog(settings: BusSettings) -> Backlog:

@@ -85,6 +85,8 @@ class KafkaSubscription:
             return not self._lost
         with self._consuming():
             self._turn(_CATCH_MS)
+            if self._in_flight is None:  # a record of another topic is
+                self._got_at = time.monotonic()
             self._settle(_REBALANCE_S)
             self._mark_starts()
             self._listen_for_broker(patience_s=0.3, tolerated_s=_PATIENCE_S)

@@ -26,7 +26,9 @@ SCHEMA = 1
 _DIGITS = 12
 _PARTS = {"schema", "number", "time", "action", "by", "what", "previous", "nonce"}
 
-Action = Literal["submitted", "replayed", "announced-again", "pruned", "repaired"]
+Action = Literal[
+    "submitted", "replayed", "announced-again", "pruned", "repaired", "signed", "withdrawn", "reinstated"
+]
 What = Mapping[str, str | int]
 
 

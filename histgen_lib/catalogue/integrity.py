@@ -21,7 +21,7 @@ from enum import StrEnum
 from histgen_lib.catalogue.keys import DAMAGE_NOTES, SCAN_RECORD
 from histgen_lib.errors import HistgenError, InvalidInputError
 from histgen_lib.files import sealed_json, sha256_hex, unsealed
-from histgen_lib.reports.renderers import DRAFT_HTML, DRAFT_JSON, DRAFT_TEXT
+from histgen_lib.reports.renderers import DRAFT_HTML, DRAFT_JSON, DRAFT_TEXT, SIMILAR
 from histgen_lib.storage import JSON, ObjectInfo, ObjectStore
 
 _WRITERS = 4
@@ -180,6 +180,13 @@ def _is_draft(data: bytes) -> bool:
     return to_json(from_json(data)) == data
 
 
+def _is_similar(data: bytes) -> bool:
+    from histgen_lib.reports.renderers.similar_json import readable_similar, to_json
+
+    similar = readable_similar(data)
+    return similar is not None and to_json(similar) == data
+
+
 def _is_page(data: bytes) -> bool:
     return data.lstrip()[:9].lower() == b"<!doctype" and data.rstrip().endswith(b"</html>") and _is_text(data)
 
@@ -213,6 +220,7 @@ _CHECKS = {
     DRAFT_JSON: _is_draft,
     DRAFT_HTML: _is_page,
     DRAFT_TEXT: _is_text,
+    SIMILAR: _is_similar,
     SCAN_RECORD: _is_scan,
     ".parquet": _is_bag,
     ".webp": _is_picture,

@@ -9,8 +9,10 @@ from histgen_lib.events import SlideScanned
 ATTEMPTS, AUDIT, BAGS, CASES = "attempts/", "audit/", "bags/", "cases/"
 CASE_REPORTS, REPORTS, SLIDES = "case-reports/", "reports/", "slides/"
 LETTERS, REPLAYED_LETTERS = "dead-letter/", "dead-letter-replayed/"
+CITED = "cited/"
 BY_HAND, CONTENTS, COPIES = "gateway/by-hand/", "gateway/contents/", "gateway/copies/"
-OWNERS, SEEN = "gateway/owners/", "gateway/seen/"
+OUTBOX, OWNERS, SEEN = "gateway/outbox/", "gateway/owners/", "gateway/seen/"
+SIGNED, WITHDRAWN = "signed/", "withdrawn/"
 PROBE = "gateway/probe"
 """No object: the gateway looks it up to learn whether the store answers."""
 DAMAGE_NOTES = "verify/damaged/"
@@ -120,6 +122,33 @@ def replayed_key(event_name: str) -> str:
     return f"{REPLAYED_LETTERS}{event_name}.json"
 
 
+def outbox_key(event_name: str) -> str:
+    """Return the key of the note of an event that is to be published once its object is there."""
+    return f"{OUTBOX}{event_name}.json"
+
+
+def signed_prefix(owner: ReportOwner) -> str:
+    """Return the prefix of an owner's signatures; below that of a slide "case" lie those of cases, too."""
+    return f"{SIGNED}{owner.name}/"
+
+
+def signed_key(owner: ReportOwner, digest: str) -> str:
+    """Return the key of the signature of a report."""
+    return f"{signed_prefix(owner)}{digest}.json"
+
+
+def withdrawn_key(owner: ReportOwner) -> str:
+    """Return the key of the record that an owner's reports are withdrawn."""
+    return f"{WITHDRAWN}{owner.name}.json"
+
+
+def owner_of(key: str) -> ReportOwner:
+    """Return the owner of a signature or a withdrawal, by its key."""
+    if key.startswith(WITHDRAWN):
+        return ReportOwner.named(key.removeprefix(WITHDRAWN).removesuffix(".json"))
+    return ReportOwner.named(key.removeprefix(SIGNED).rpartition("/")[0])
+
+
 def report_digest(key: str) -> str:
     """Return the digest of the report that an object belongs to, by the object's key."""
     return key.split("/")[2]
@@ -175,3 +204,23 @@ class ReportOwner:
     def report(self, digest: str, name: str) -> str:
         """Return the key of one file of a report."""
         return f"{self.prefix}{digest}/{name}"
+
+
+def citations_prefix(cited: ReportOwner) -> str:
+    """Return the prefix of the notes of the reports that show a case as a similar one."""
+    return f"{CITED}{_kind_and_id(cited)}/"
+
+
+def citation_key(cited: ReportOwner, citing: ReportOwner, digest: str) -> str:
+    """Return the key of the note that a report shows a case as a similar one."""
+    return f"{citations_prefix(cited)}{_kind_and_id(citing)}/{digest}.json"
+
+
+def citation_of(key: str) -> tuple[ReportOwner, str]:
+    """Return the owner and the digest of the report that a note of a citation is about."""
+    kind, owner_id, name = key.split("/")[3:6]
+    return ReportOwner(owner_id, is_case=kind == "case"), name.removesuffix(".json")
+
+
+def _kind_and_id(owner: ReportOwner) -> str:
+    return f"{'case' if owner.is_case else 'slide'}/{owner.id}"

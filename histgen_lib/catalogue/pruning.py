@@ -17,6 +17,7 @@ from histgen_lib.bus import BusSettings, finished_records
 from histgen_lib.catalogue import keys
 from histgen_lib.catalogue.audit import Audit, this_account
 from histgen_lib.catalogue.case import events_of, folder_owner
+from histgen_lib.catalogue.cited import is_there
 from histgen_lib.catalogue.dead_letter import GATEWAY, DeadLetter
 from histgen_lib.catalogue.keys import ReportOwner
 from histgen_lib.catalogue.overview import Overview
@@ -145,6 +146,7 @@ class _Pruner:
         """Remove reports that are not the latest of a slide or case, and will not be soon."""
         for area in (keys.CASE_REPORTS, keys.REPORTS):
             yield from self._folders(area, partial(self._superseded, area), before)
+        yield from self._remove(info for info in self._store.list(keys.CITED) if self._is_stale(info, before))
 
     def bags(self, before: float) -> Gone:
         """Remove bags of earlier scans and models that no case names."""
@@ -179,7 +181,14 @@ class _Pruner:
         owner = case if area == keys.CASE_REPORTS else ReportOwner(owner_id)
         return [one for one in sets if self._is_superseded(owner, one)]
 
+    def _is_stale(self, info: ObjectInfo, before: float) -> bool:
+        """Whether a note of a citation is about a report that is gone, or was never finished."""
+        citing, digest = keys.citation_of(info.key)
+        return _is_old(info, self._not_in_use(before)) and not is_there(self._store, citing, digest)
+
     def _is_superseded(self, owner: ReportOwner, digest: str) -> bool:
+        if self._store.head(keys.signed_key(owner, digest)):  # a person's word outlives later drafts
+            return False
         data = self._store.find(owner.report(digest, DRAFT_JSON))
         whose = stated_owner(data or b"") or folder_owner(self._store, owner)
         shown = Overview(self._store).shown(events_of(self._store, whose))

@@ -90,6 +90,8 @@ class Repair:
             "copy": self._copy,
             "report": self._report,
             "bag": partial(self._redraft, otherwise=_NO_EVENT),
+            "signature": partial(Repaired, hint=_SIGN_AGAIN),
+            "withdrawal": partial(Repaired, hint=_WITHDRAW_AGAIN),
         }
         repaired = repairs[damage.kind](damage)
         if repaired.done == RESTORED and self._publisher:
@@ -219,9 +221,14 @@ class Repair:
         return Repaired(damage, ANNOUNCED)
 
 
-_ORDER = ("scan", "by-hand", "content", "owner", "copy", "pointer", "case", "bag", "report", "letter")
+_ORDER = (
+    "scan", "by-hand", "content", "owner", "copy", "pointer", "case", "bag", "report", "signature",
+    "withdrawal", "letter",
+)  # fmt: skip
 """The registry first: it says what is to be announced."""
 _LOST = "Nothing else in the store says what it held. Restore it from a backup."
 _SUPERSEDED = "A later report has replaced it; histgen prune removes it in time."
 _NO_EVENT = "No event in the store says how it was made. Restore it from a backup, or send the slide again."
+_SIGN_AGAIN = "Only a person can say it again: histgen sign, or restore it from a backup."
+_WITHDRAW_AGAIN = "It holds as it is. To write it anew, run histgen withdraw again."
 _GIVEN_UP = "Its slide is a dead letter: fix what the letter names, then run histgen replay."

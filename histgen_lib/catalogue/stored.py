@@ -6,12 +6,12 @@ scan record or draft.json, shows that all of them are there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from histgen_lib.bags import Bag, pack_bag, unpack_bag
 from histgen_lib.catalogue.case import Member, case_members, is_of_case
-from histgen_lib.catalogue.integrity import StoredFile, is_whole, store_set
+from histgen_lib.catalogue.integrity import StoredFile, fault_of, is_whole, read_digests, store_set
 from histgen_lib.catalogue.keys import (
     DIGESTS,
     ReportOwner,
@@ -25,9 +25,10 @@ from histgen_lib.catalogue.pointers import BY_REPORT, is_about, named_drafts, se
 from histgen_lib.catalogue.scan_record import ScanRecord
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import BagReady
-from histgen_lib.reports.record import DraftReport
-from histgen_lib.reports.renderers import DRAFT_JSON, RenderedFile, file_names
+from histgen_lib.reports.record import DraftReport, SimilarCases
+from histgen_lib.reports.renderers import DRAFT_JSON, SIMILAR, RenderedFile, file_names
 from histgen_lib.reports.renderers.draft_json import readable_draft
+from histgen_lib.reports.renderers.similar_json import readable_similar, to_json
 from histgen_lib.storage import JSON, PARQUET, WEBP, ObjectStore
 
 
@@ -153,12 +154,54 @@ class StoredReport:
 
         A damaged report of an earlier version is repaired in its place.
         """
-        places = [key.removesuffix(DRAFT_JSON) for key in self._places()]
-        folder = next((place for place in places if any(self.store.list(place))), places[0])
+        folder = self._folder()
         stored = [StoredFile(folder + file.name, file.data, file.media_type) for file in files]
         store_set(self.store, stored, folder + DIGESTS)
         set_latest(self.store, self.owner, self.digest, folder + DRAFT_JSON, turns)
         return folder + DRAFT_JSON
+
+    def similar(
+        self, ask: Callable[[], SimilarCases], is_citable: Callable[[SimilarCases], bool]
+    ) -> SimilarCases:
+        """Return the similar cases that the report shows: of several writers, the first one's `ask()`.
+
+        What lies in similar.json holds; if that is damaged, what draft.json says. If both are lost, or the
+        report was not finished and what it was to show is not `is_citable` any more, all that was written is
+        removed and `ask` is called.
+        """
+        folder = self._folder()
+        kept, is_finished = self._kept_similar(folder)
+        if kept and (is_finished or is_citable(kept)):
+            return kept
+        if kept or self.store.head(folder + SIMILAR):
+            self._clear(folder)
+        answer = to_json(ask())
+        while True:  # once, unless another writer removes it as well
+            self.store.put(folder + SIMILAR, answer, content_type=JSON)
+            if frozen := readable_similar(self.store.find(folder + SIMILAR) or b""):
+                return frozen
+
+    def _kept_similar(self, folder: str) -> tuple[SimilarCases | None, bool]:
+        """Return what an earlier writer chose, if that can be read, and whether draft.json was written."""
+        known = read_digests(self.store, folder + DIGESTS) or {}
+        sound = [
+            None if fault_of(self.store, key, known.get(key)) else self.store.find(key)
+            for key in (folder + SIMILAR, folder + DRAFT_JSON)
+        ]
+        draft = readable_draft(sound[1]) if sound[1] else None
+        kept = readable_similar(sound[0]) if sound[0] else draft.similar if draft else None
+        return kept, draft is not None or bool(known)
+
+    def _clear(self, folder: str) -> None:
+        """Remove what was written, draft.json first: no file may rest on cases that others do not show."""
+        written = [info.key for info in self.store.list(folder)]
+        for key in sorted(written, key=lambda key: key != folder + DRAFT_JSON):
+            self.store.delete(key)
+
+    def _folder(self) -> str:
+        """Return where its files lie: at today's place, unless an earlier version has begun it elsewhere."""
+        places = [key.removesuffix(DRAFT_JSON) for key in self._places()]
+        return next((place for place in places if any(self.store.list(place))), places[0])
 
     def _places(self) -> list[str]:
         """Return the keys under which draft.json may lie, today's first."""

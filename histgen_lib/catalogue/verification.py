@@ -8,9 +8,8 @@ look (gateway/seen/) and counts of attempts.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from typing import Any
@@ -45,35 +44,22 @@ from histgen_lib.catalogue.registry import (
     read_owner,
     recover_announcement,
 )
+from histgen_lib.catalogue.signing import Signature, Withdrawal
+from histgen_lib.catalogue.verification_state import Progress, Tally, read_state, state_json
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.files import sealed_json, unsealed
 from histgen_lib.reports.renderers import DRAFT_JSON, file_names
 from histgen_lib.reports.renderers.draft_json import readable_draft
 from histgen_lib.storage import JSON, ObjectInfo, ObjectStore
 
-KINDS = ("bag", "case", "letter", "by-hand", "content", "copy", "owner", "report", "pointer", "scan")
+Check = Callable[[ObjectStore, list[ObjectInfo], Tally], Iterator[Damage]]
+KINDS = (
+    "bag", "case", "letter", "by-hand", "content", "copy", "owner", "report", "pointer", "scan", "signature",
+    "withdrawal",
+)  # fmt: skip
 """What an object is: features, thumbnail or scan record; a slide's part in a case; a dead letter; a record of
-the registry; a file of a report; which report is the latest; a slide's latest event."""
+the registry; a file of a report; which report is the latest; a slide's latest event; what a person said."""
 _SAVE_S = 5.0
-
-
-@dataclass
-class Progress:
-    """How far a verification is. `after`: the key up to which all is checked; times: seconds since 1970."""
-
-    began_at: float
-    seconds: float = 0.0
-    after: str = ""
-
-
-@dataclass
-class Tally:
-    """What was checked so far. `undigested`: objects whose digest no version wrote down."""
-
-    objects: int = 0
-    size_bytes: int = 0
-    undigested: int = 0
-    damaged: Counter[str] = field(default_factory=Counter)
 
 
 class Verification:
@@ -92,7 +78,7 @@ class Verification:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store, self._now, self._clock = store, now, clock
-        saved = None if anew else _read_state(store.find(keys.CURSOR))
+        saved = None if anew else read_state(store.find(keys.CURSOR))
         self.resumed = saved is not None
         self.healed: set[str] = set()
         self.progress, self.tally = saved or (Progress(now()), Tally())
@@ -134,23 +120,8 @@ class Verification:
         }
 
     def _save(self, key: str) -> None:
-        counts = vars(self.progress) | vars(self.tally) | {"damaged": dict(self.tally.damaged)}
-        state = {"schema": 1, **counts, "at": self._now()}
+        state = state_json(self.progress, self.tally, self._now())
         self._store.put(key, sealed_json(state), if_absent=False, content_type=JSON)
-
-
-def _read_state(data: bytes | None) -> tuple[Progress, Tally] | None:
-    try:
-        value = unsealed(data or b"")
-        tally = Tally(
-            int(value["objects"]),
-            int(value["size_bytes"]),
-            int(value["undigested"]),
-            Counter({str(kind): int(count) for kind, count in value["damaged"].items()}),
-        )
-        return Progress(float(value["began_at"]), float(value["seconds"]), str(value["after"])), tally
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return None
 
 
 def walk(store: ObjectStore, tally: Tally, *, after: str = "") -> Iterator[tuple[str, list[Damage]]]:
@@ -362,6 +333,17 @@ def _owners(store: ObjectStore, infos: list[ObjectInfo], tally: Tally) -> Iterat
             yield Damage(info.key, "owner", Fault.UNREADABLE, slide_id)
 
 
+def _said(kind: str, read: Callable[[bytes | None, str], object]) -> Check:
+    """Return the check of what people said about reports. A person alone can say it again."""
+
+    def check(store: ObjectStore, infos: list[ObjectInfo], tally: Tally) -> Iterator[Damage]:
+        for info in infos:
+            if read(store.find(info.key), info.key) is None and store.head(info.key):
+                yield Damage(info.key, kind, Fault.UNREADABLE, keys.owner_of(info.key).name)
+
+    return check
+
+
 def _folder(key: str) -> str:
     """Return the folder of what belongs to one slide or case."""
     return "/".join(key.split("/")[:2])
@@ -382,7 +364,6 @@ def _is_sealed(data: bytes | None) -> bool:
     return b'"seal":"' in (data or b"")
 
 
-Check = Callable[[ObjectStore, list[ObjectInfo], Tally], Iterator[Damage]]
 _AREAS: tuple[tuple[str, Callable[[str], str], Check], ...] = (
     (keys.BAGS, _folder, _bags),
     (keys.CASE_REPORTS, _folder, _reports),
@@ -394,6 +375,8 @@ _AREAS: tuple[tuple[str, Callable[[str], str], Check], ...] = (
     (keys.COPIES, str, _copies),
     (keys.OWNERS, str, _owners),
     (keys.REPORTS, _folder, _reports),
+    (keys.SIGNED, str, _said("signature", Signature.read)),
     (keys.SLIDES, _folder, _slides),
+    (keys.WITHDRAWN, str, _said("withdrawal", Withdrawal.read)),
 )
 """What is checked, in the order of the keys; what of it belongs together; and the check."""

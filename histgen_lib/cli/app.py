@@ -49,6 +49,10 @@ _COMMANDS = {
     "submit": ("The stream", "stream.submit:submit"),
     "status": ("The stream", "stream.status:status"),
     "watch": ("The stream", "stream.watch:watch"),
+    "search": ("The stream", "stream.search:search"),
+    "sign": ("The stream", "stream.sign:sign"),
+    "withdraw": ("The stream", "stream.sign:withdraw"),
+    "cases": ("The stream", "stream.cases:app"),
     "replay": ("The stream", "stream.replay:replay"),
     "backfill": ("The stream", "stream.backfill:backfill"),
     "verify": ("The stream", "stream.verify:verify"),
@@ -64,6 +68,10 @@ _COMMANDS = {
     "train": ("Training and evaluation", "offline.train:train"),
     "evaluate": ("Training and evaluation", "offline.evaluate:evaluate"),
     "compare": ("Training and evaluation", "offline.compare:compare"),
+    "train-retrieval": ("Training and evaluation", "offline.train_retrieval:train_retrieval"),
+    "evaluate-retrieval": ("Training and evaluation", "offline.evaluate_retrieval:evaluate_retrieval"),
+    "compare-retrieval": ("Training and evaluation", "offline.compare_retrieval:compare_retrieval"),
+    "mine-prompts": ("Training and evaluation", "offline.prompts:mine_prompts"),
     "model": ("Training and evaluation", "offline.model:app"),
 }
 """Command: its panel in --help, and the function (or the group of commands) behind it, loaded when needed."""

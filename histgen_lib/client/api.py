@@ -154,17 +154,23 @@ def _get_status(url: str) -> int:
 
 
 def post_json(
-    url: str, body: Mapping[str, object], token: str | None, *, ca_file: Path | None = None
+    url: str,
+    body: Mapping[str, object],
+    token: str | None,
+    *,
+    ca_file: Path | None = None,
+    who: str = "gateway",
 ) -> dict[str, Any]:
     """POST to the gateway, with its `token` if we have it, and return its answer.
 
-    `ca_file`: PEM file of the authorities trusted for its certificate; the system's if None. Raises, with the
-    gateway's own code, InvalidInputError if it refuses, TransientError if it cannot answer now, and
-    FatalError if the token is wrong; TransientError("gateway-unreachable"); FatalError: "gateway-untrusted"
-    for its certificate, "authorities-unusable", "gateway-answer" if the server is not a gateway.
+    `ca_file`: PEM file of the authorities trusted for its certificate; the system's if None. `who`: what
+    errors call the service, if it is another one. Raises, with the service's own code, InvalidInputError if
+    it refuses, TransientError if it cannot answer now, and FatalError if the token is wrong;
+    TransientError("gateway-unreachable"); FatalError: "gateway-untrusted" for its certificate,
+    "authorities-unusable", "gateway-answer" if the server is none of ours.
     """
     content = json.dumps(body).encode()
-    status, answer = _asked("POST", url, content, token, timeout_s=_SUBMIT_S, ca_file=ca_file)
+    status, answer = _asked("POST", url, content, token, timeout_s=_SUBMIT_S, ca_file=ca_file, who=who)
     try:
         values = json.loads(answer)
         if status < 300:
@@ -172,11 +178,11 @@ def post_json(
         code, message, hint = (str(values["error"][key]) for key in ("code", "message", "hint"))
     except (ValueError, TypeError, KeyError, AttributeError):
         if status >= 500:  # it is shutting down, or a proxy answers for it
-            raise _unreachable(url, f"HTTP {status}") from None
+            raise _unreachable(url, f"HTTP {status}", who) from None
         raise FatalError(
             "gateway-answer",
-            f"The server at {url} is not a histgen gateway.",
-            hint="Check --gateway and HISTGEN_GATEWAY.",
+            f"The server at {url} is not a histgen {who}.",
+            hint="Check the URL that the command was given, and HISTGEN_GATEWAY or HISTGEN_SEARCH.",
         ) from None
     raise _error_class(status)(code, message, hint=hint)
 

@@ -55,7 +55,7 @@ def export_cpu_graphs(model: HistGen, folder: Path) -> list[Path]:
     with warnings.catch_warnings(), torch.inference_mode():
         # The tracing exporter warns of its successor and of our shape arithmetic.
         warnings.simplefilter("ignore")
-        return [_write(folder / graph.file, graph) for graph in _graphs(model.eval())]
+        return [write_graph(folder / graph.file, graph) for graph in _graphs(model.eval())]
 
 
 def _graphs(model: HistGen) -> Iterator[Graph]:
@@ -159,7 +159,8 @@ def _of_step(model: HistGen) -> Graph:
     return Graph(STEP_ONNX, StepGraph(model), inputs, ["log_probs", "attention", "present"], axes)
 
 
-def _write(path: Path, graph: Graph) -> Path:
+def write_graph(path: Path, graph: Graph) -> Path:
+    """Export one graph, all or nothing; return its file."""
     with atomic_path(path) as written:
         torch.onnx.export(
             graph.module,

@@ -18,24 +18,35 @@ from histgen_lib.export.config_pbtxt import config_text
 from histgen_lib.export.hosting import Choices, Hosting, Order, Target
 from histgen_lib.files import umask
 from histgen_lib.models.folder import ModelFolder
-from histgen_lib.models.serving import served_models
+from histgen_lib.models.serving import hosted_models, served_models
 
 CONFIG_PBTXT = "config.pbtxt"
 
 
 def write_repository(folder: ModelFolder, repository: Path, target: Target, choices: Choices) -> Path:
-    """Write all models that a server can host into a repository, each all at once; return the repository.
+    """Write all models of a folder into a repository, each all at once; return the repository.
+
+    One that the folder does not have, though an earlier export wrote it, is removed.
 
     Raises, before anything is written, as `Target.order` and the target's `host` do, and
     InvalidInputError("export-output") when a folder with a model's name exists that no export wrote.
     """
-    orders = [target.order(folder, model, repository / model.name, choices) for model in served_models()]
+    models = hosted_models(folder)
+    orders = [target.order(folder, model, repository / model.name, choices) for model in models]
     hosted = [(order, target.host(order)) for order in orders]
     for order in orders:
         _refuse_foreign(repository, order.model.name)
     for order, hosting in hosted:
         _write_model(target.name, order, hosting, repository)
+    _remove_left(repository, {model.name for model in served_models()} - {model.name for model in models})
     return repository
+
+
+def _remove_left(repository: Path, names: set[str]) -> None:
+    """Remove models that an earlier export of another folder wrote: they would answer for that folder."""
+    for name in names:
+        if (repository / name / CONFIG_PBTXT).is_file():
+            shutil.rmtree(repository / name)
 
 
 def _write_model(target: str, order: Order, hosting: Hosting, repository: Path) -> None:

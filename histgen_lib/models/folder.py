@@ -2,7 +2,9 @@
 
 config.json        name, network sizes, tiling, tile encoder, decoding, thresholds
 tokenizer.json     text <-> ids
-*.safetensors      weights of the report network and of the tile encoder; statistics of the training domain
+*.safetensors      weights of the report network, of the tile encoder and of the retrieval network; statistics
+                   of the training domain
+fgcr_words.json    the retrieval network's vocabulary, if there is one
 *.onnx             the networks for ONNX Runtime (written by `histgen_lib.export`)
 graphs.json        what those were made of (`graph_record`)
 """
@@ -18,7 +20,8 @@ from typing import Any
 
 from histgen_lib.errors import FatalError, HistgenError
 from histgen_lib.files import canonical_json, json_digest, sha256_hex
-from histgen_lib.models.graph_record import check_graphs, digest_of
+from histgen_lib.models.fgcr.serving import FGCR_IMAGE_ONNX, FGCR_TEXT_ONNX
+from histgen_lib.models.graph_record import check_graphs, digest_of, recorded_digests
 from histgen_lib.models.histgen.config import HistGenConfig
 from histgen_lib.models.histgen.decoding import DecodingSettings
 from histgen_lib.models.serving import served_models
@@ -31,11 +34,15 @@ TOKENIZER = "tokenizer.json"
 WEIGHTS = "histgen.safetensors"
 TILE_ENCODER_WEIGHTS = "tile_encoder.safetensors"
 DOMAIN = "domain.safetensors"
+RETRIEVAL_WEIGHTS = "fgcr.safetensors"
+RETRIEVAL_WORDS = "fgcr_words.json"
 
 _NOT_SETTINGS = frozenset({"name", "sha256", "file_sha256", "settings_sha256", "licence"})
 """What the section "encoder" says about an encoder that does not decide the features of given weights."""
 
-SECTIONS = ("tiling", "encoder", "domain", "abstention", "calibration", "evidence", "training")
+SECTIONS = (
+    "tiling", "encoder", "domain", "abstention", "calibration", "evidence", "training", "retrieval",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,35 @@ class ModelFolder:
         """The model's vocabulary."""
         return load_tokenizer(self.path / TOKENIZER)
 
+    @property
+    def retrieval(self) -> Mapping[str, Any]:
+        """The retrieval network: its sizes as "network", and what belongs to it; {} if there is none."""
+        return self.section("retrieval")
+
+    @cached_property
+    def retrieval_digest(self) -> str:
+        """SHA-256 of what decides the vectors of slides and texts; "" if there is no retrieval network.
+
+        The report network is no part of it, so that a new one leaves the index of cases as it is. Without
+        the weights, as in an exported repository, graphs.json says what they were. Raises
+        FatalError("model-incomplete") if the vocabulary is missing, or both weights and graphs.json.
+        """
+        if not self.retrieval:
+            return ""
+        words = digest_of(self.file(RETRIEVAL_WORDS))
+        content = {
+            "encoder": self.encoder.get("sha256", ""),
+            "settings": self.encoder_settings,
+            "network": self.retrieval.get("network", {}),
+            "weights": self._retrieval_weights(),
+            "words": words,
+        }
+        return json_digest(content)
+
+    def _retrieval_weights(self) -> str:
+        path = self.path / RETRIEVAL_WEIGHTS
+        return digest_of(path) if path.is_file() else recorded_digests(self.path).get(RETRIEVAL_WEIGHTS, "")
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 over the SHA-256 of every known file present: equal digests, equal drafts."""
@@ -101,7 +137,7 @@ class ModelFolder:
 
     def files(self) -> list[Path]:
         """Return the known files that are present: those that decide what the models answer."""
-        named = (self.path / name for name in (CONFIG, TOKENIZER, DOMAIN))
+        named = (self.path / name for name in (CONFIG, TOKENIZER, DOMAIN, RETRIEVAL_WORDS))
         return [*filter(Path.is_file, named), *self.weights(), *self.graphs()]
 
     def graphs(self) -> list[Path]:
@@ -111,13 +147,16 @@ class ModelFolder:
 
     def weights(self) -> list[Path]:
         """Return the networks' weights that are present."""
-        return [self.path / name for name in (WEIGHTS, TILE_ENCODER_WEIGHTS) if (self.path / name).is_file()]
+        names = (WEIGHTS, TILE_ENCODER_WEIGHTS, RETRIEVAL_WEIGHTS)
+        return [self.path / name for name in names if (self.path / name).is_file()]
 
     def built_from(self) -> dict[str, Any]:
         """Return what config.json says about each network that the ONNX files compute, by its section."""
         described = {"histgen": self.config["histgen"]}
         if (self.path / TILE_ENCODER_ONNX).is_file():
             described["encoder"] = settings_digest(self.encoder, self.tiling)
+        if any((self.path / name).is_file() for name in (FGCR_IMAGE_ONNX, FGCR_TEXT_ONNX)):
+            described["retrieval"] = self.retrieval.get("network", {})
         return described
 
     @cached_property

@@ -7,7 +7,7 @@ draft reports that nobody trained. Torch-free.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -50,6 +50,21 @@ def record_graphs(folder: Recorded) -> Path:
     }
     write_atomic(folder.path / GRAPHS, canonical_json(content))
     return folder.path / GRAPHS
+
+
+def renew_graphs(folder: Recorded, files: Collection[str], network: str) -> Path:
+    """Write anew what graphs.json says of some files and of one network, and nothing else; returns it.
+
+    Raises FatalError("model-onnx") if it cannot be read.
+    """
+    path = folder.path / GRAPHS
+    record = _read(folder.path) if path.is_file() else {"graphs": {}, "weights": {}, "config": {}}
+    for kind, paths in {"graphs": folder.graphs(), "weights": folder.weights()}.items():
+        others = {name: digest for name, digest in record[kind].items() if name not in files}
+        record[kind] = others | {path.name: digest_of(path) for path in paths if path.name in files}
+    record["config"][network] = _digests(folder)[network]
+    write_atomic(path, canonical_json(record))
+    return path
 
 
 def check_graphs(folder: Recorded) -> None:

@@ -1,7 +1,8 @@
 """What a model server needs to know about a model, stated by the model itself.
 
 A model that a server can host has a folder beside this file, with a `serving.py` whose `MODEL` is a
-`ServedModel`, and its name in `SERVED`. Inference and export read everything else from there.
+`ServedModel`, and its name in `SERVED`; a folder with several says in `_ELSEWHERE` where each is. Inference
+and export read everything else from there.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ import numpy.typing as npt
 
 from histgen_lib.errors import FatalError, InvalidInputError
 
-SERVED = ("histgen", "tile_encoder")
+SERVED = ("histgen", "tile_encoder", "fgcr_image", "fgcr_text")
 """The models that a server can host: folders beside this file, each with a `serving.py`."""
+
+_ELSEWHERE = {"fgcr_image": ("fgcr", "IMAGE"), "fgcr_text": ("fgcr", "TEXT")}
+"""Models whose folder has another name, and what they are called in its `serving.py`."""
 
 Batching = Literal["rows", "bags"]
 """How requests are batched. "rows": the first axis of every tensor is the batch axis. "bags": each tensor
@@ -131,6 +135,7 @@ class ServedModel:
     graph    the file, if it is one graph whose inputs and outputs are the model's own
     weights  names of the files from which torch rebuilds it; none: it runs on ONNX Runtime only
     engines  names of the engines that it is compiled to; none: it is not compiled
+    optional a folder without its files is whole all the same: servers then do without it
     inputs, outputs   its tensors, which may depend on the folder's config.json
     runner   loads it in this process
     largest  how many rows or bags a server hands over at once
@@ -151,6 +156,7 @@ class ServedModel:
     graph: str = ""
     weights: tuple[str, ...] = ()
     engines: tuple[str, ...] = ()
+    optional: bool = False
 
     def metadata(self, folder: ServedFolder) -> ModelMetadata:
         """Describe the model that a folder holds."""
@@ -166,11 +172,17 @@ def served_models() -> tuple[ServedModel, ...]:
     return tuple(map(served_model, SERVED))
 
 
+def hosted_models(folder: ServedFolder) -> tuple[ServedModel, ...]:
+    """Return the models that a server of this folder has: all but optional ones that it has no files of."""
+    return tuple(model for model in served_models() if not model.optional or model.is_in(folder))
+
+
 def served_model(name: str) -> ServedModel:
     """Return a model by name. Raises as `unknown_model`."""
     if name not in SERVED:
         raise unknown_model(name, SERVED)
-    model: ServedModel = import_module(f"histgen_lib.models.{name}.serving").MODEL
+    folder, attribute = _ELSEWHERE.get(name, (name, "MODEL"))
+    model: ServedModel = getattr(import_module(f"histgen_lib.models.{folder}.serving"), attribute)
     return model
 
 

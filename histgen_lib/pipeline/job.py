@@ -1,4 +1,4 @@
-"""What a job is: it takes the data of one type of event, stores objects, and returns what follows.
+"""What a job is: it takes the data of an event, stores objects, and returns what follows.
 
 While it runs it reports its stages to its caller, and adds up what each took, for the metrics.
 """
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 class Progress(Protocol):
     """Called often, from the thread that runs the job; must return fast and not raise.
 
-    `stage` is one of "open", "grid", "encode", "generate", "render", "store". In "encode", `done` and `total`
-    count tiles; in every other stage they are 0 and 1, then 1 and 1.
+    `stage` is one of "open", "grid", "encode", "generate", "render", "store", "withdraw", "compact". In a
+    scan's "encode", `done` and `total` count tiles; in every other stage they are 0 and 1, then 1 and 1.
     """
 
     def __call__(self, stage: str, done: int, total: int) -> None:
@@ -120,8 +120,8 @@ class Job(Protocol[In, Out_co]):
     """One step of the stream, without its queues. A worker runs it through `JobHandler`."""
 
     @property
-    def takes(self) -> type[In]:
-        """The class of the data it works on."""
+    def takes(self) -> tuple[type[In], ...]:
+        """The classes of the data it works on."""
 
     def find(self, event: Event, data: In) -> Done[Out_co] | None:
         """Return what `run` would, if all of its objects are there already; opens no slide."""

@@ -16,6 +16,7 @@ from histgen_lib.bags import Maker
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
 from histgen_lib.models.domain import DomainModel
 from histgen_lib.models.folder import DOMAIN, ModelFolder, open_model_folder
+from histgen_lib.pipeline.consistency import UNCHECKED, Consistency
 from histgen_lib.pipeline.reliability import Calibration, EvidenceFigures
 from histgen_lib.reports.record import ModelProvenance
 from histgen_lib.slides.settings import TilingSettings
@@ -37,8 +38,8 @@ class ReportModel:
     `abstention_threshold`: the lowest report confidence, 0..1, that the model stands by. `report_statistic`:
     how a report's confidence follows from those of its sentences: that of the diagnosis line ("diagnosis";
     the lowest if there is none), their "mean", or their "min". `domain` is None for a model without
-    statistics of its training data, such as imported weights. `lent`: a tile encoder that the folder lacks,
-    see `with_encoder`.
+    statistics of its training data, such as imported weights. `consistency`: which lines the slide's regions
+    must support, and how much. `lent`: a tile encoder that the folder lacks, see `with_encoder`.
     """
 
     folder: ModelFolder
@@ -50,6 +51,7 @@ class ReportModel:
     sentence_threshold: float
     report_statistic: ReportStatistic
     evidence: EvidenceFigures
+    consistency: Consistency = UNCHECKED
     lent: Maker | None = None
 
     def with_encoder(self, encoder: Maker) -> ReportModel:
@@ -134,6 +136,7 @@ def report_model(folder: ModelFolder) -> ReportModel:
             sentence_threshold=float(abstention.get("sentence_threshold", _SENTENCE_THRESHOLD)),
             report_statistic=_statistic(abstention),
             evidence=EvidenceFigures.from_config(folder.section("evidence")),
+            consistency=Consistency.from_config(folder.retrieval.get("consistency") or {}),
         )
     except FatalError:
         raise

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from histgen_lib.bags import Bag, read_bag
 from histgen_lib.catalogue.scan_record import record_scan
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.pipeline.draft.drafter import Drafted, Drafter
+from histgen_lib.pipeline.draft.kin import Kin
+from histgen_lib.pipeline.draft.pairs import read_pairs
+from histgen_lib.pipeline.draft.similar import NearestCases
 from histgen_lib.pipeline.job import Progress, Stages, silent
 from histgen_lib.pipeline.outputs import OutputPlaces, check_owner, finished_draft, write_outputs
 from histgen_lib.pipeline.provenance import Part, slide_origin
 from histgen_lib.pipeline.scan.scanner import Scanner
-from histgen_lib.reports.pictures import Pictures, evidence_places, make_thumbnail, read_evidence
+from histgen_lib.reports.pictures import (
+    Pictures,
+    evidence_places,
+    make_thumbnail,
+    pair_numbers,
+    read_evidence,
+)
 from histgen_lib.reports.record import DraftReport
 from histgen_lib.reports.renderers import render
 from histgen_lib.slides import Slide, assess_quality, open_slide, plan_grid
@@ -42,6 +51,7 @@ def report_slide(
     mpp: float | None = None,
     bag: Path | None = None,
     overwrite: bool = False,
+    nearest: NearestCases | None = None,
     progress: Progress = silent,
 ) -> Result:
     """Draft the report of one slide into `out_dir`/<slide id>/.
@@ -49,7 +59,9 @@ def report_slide(
     Pass the same `OutputPlaces` for all slides of a run, so that no two are written into one folder. `mpp`
     (µm per level-0 px) overrides the file's own. `bag`: features of this slide computed earlier, used instead
     of encoding. A finished draft of the same inputs is left as it is; `overwrite` makes it again, and also
-    replaces the draft of another slide of the same name. On an error nothing is left in `out_dir`.
+    replaces the draft of another slide of the same name. `nearest`: where to look for similar cases, if the
+    model can; a finished draft without an answer from there is made again. On an error nothing is left in
+    `out_dir`.
 
     Raises what `open_slide`, `plan_grid`, `read_bag` and the server raise, and InvalidInputError:
     "slide-changed", "output-other-slide", "bag-other-slide", "bag-other-encoder"; and FatalError:
@@ -65,12 +77,12 @@ def report_slide(
             if not overwrite:
                 check_owner(folder, slide.content_id)
                 origin = slide_origin(slide, supplied.digest if supplied else None)
-                done = finished_draft(folder, drafter.recipe.inputs_digest(origin))
+                done = _finished(folder, drafter, origin, nearest)
         if done is not None:
             return Result(slide.slide_id, folder, done, "unchanged")
         part = _part(slide, supplied, drafter, stages)
         with stages("generate"):
-            drafted = drafter.draft(part)
+            drafted = _with_similar(drafter.draft(part), drafter, Kin.of([slide]), nearest)
         return _write(folder, drafted, part.bag, slide, stages, unchanged=lambda: _check_state(path, state))
 
 
@@ -80,6 +92,7 @@ def report_bag(
     drafter: Drafter,
     *,
     overwrite: bool = False,
+    nearest: NearestCases | None = None,
     progress: Progress = silent,
 ) -> Result:
     """Draft a report from a bag alone; draft.html then shows where the tiles lie, but no pixels.
@@ -93,12 +106,30 @@ def report_bag(
         done = None
         if not overwrite:
             check_owner(folder, None, bag.digest)
-            done = finished_draft(folder, drafter.recipe.inputs_digest(Part(bag).origin))
+            done = _finished(folder, drafter, Part(bag).origin, nearest)
     if done is not None:
         return Result(bag.slide_id, folder, done, "unchanged")
     with stages("generate"):
-        drafted = drafter.draft(bag)
+        kin = Kin(frozenset({bag.slide_id}))
+        drafted = _with_similar(drafter.draft(bag), drafter, kin, nearest)
     return _write(folder, drafted, bag, None, stages)
+
+
+def _finished(
+    folder: Path, drafter: Drafter, origin: Mapping[str, Any], nearest: NearestCases | None
+) -> DraftReport | None:
+    """Return a draft that is there already, with the similar cases that are asked for."""
+    done = finished_draft(folder, drafter.recipe.inputs_digest(origin))
+    asked = nearest is not None and bool(drafter.model.folder.retrieval)
+    answered = done is not None and done.similar is not None and done.similar.answer == "answered"
+    return done if answered or not asked else None
+
+
+def _with_similar(drafted: Drafted, drafter: Drafter, kin: Kin, nearest: NearestCases | None) -> Drafted:
+    if nearest is None or not drafted.seen:
+        return drafted
+    similar = nearest.nearest(drafted.seen, drafter.model.folder.retrieval_digest, kin)
+    return replace(drafted, draft=drafted.draft.model_copy(update={"similar": similar}))
 
 
 def _places(out_dir: Path | OutputPlaces) -> OutputPlaces:
@@ -146,8 +177,10 @@ def _write(
 def _pictures(drafted: Drafted, bag: Bag, slide: Slide | None) -> Pictures:
     if slide is None:
         return Pictures(None, bag.xy, bag.span_px, drafted.weights)
-    tiles = read_evidence(slide, evidence_places(drafted.draft), bag.span_px)
-    return Pictures(make_thumbnail(slide), bag.xy, bag.span_px, drafted.weights, tiles)
+    draft = drafted.draft
+    tiles = read_evidence(slide, evidence_places(draft), bag.span_px)
+    shown = Pictures(make_thumbnail(slide), bag.xy, bag.span_px, drafted.weights, tiles)
+    return replace(shown, pairs=read_pairs(slide, shown, draft, pair_numbers(draft), None))
 
 
 def _state(path: Path) -> tuple[int, int] | None:

@@ -13,8 +13,9 @@ from histgen_lib.bags import Bag, read_bag, write_bag
 from histgen_lib.errors import FatalError, HistgenError, InvalidInputError, TransientError
 from histgen_lib.names import place_in
 from histgen_lib.reports.record import DraftReport
-from histgen_lib.reports.renderers import DRAFT_HTML, DRAFT_JSON, DRAFT_TEXT, RenderedFile
+from histgen_lib.reports.renderers import DRAFT_HTML, DRAFT_JSON, DRAFT_TEXT, SIMILAR, RenderedFile
 from histgen_lib.reports.renderers.draft_json import from_json
+from histgen_lib.reports.renderers.similar_json import to_json as similar_json
 from histgen_lib.reports.renderers.text import to_text
 
 BAG = "bag.parquet"
@@ -65,6 +66,7 @@ def finished_draft(folder: Path, inputs_digest: str) -> DraftReport | None:
     try:
         whole = (
             (folder / DRAFT_TEXT).read_text(encoding="utf-8") == to_text(draft)
+            and (draft.similar is None or (folder / SIMILAR).read_bytes() == similar_json(draft.similar))
             and (folder / DRAFT_HTML).read_bytes().rstrip().endswith(b"</html>")
             and read_bag(folder / BAG).digest == draft.provenance.bag_digest
         )

@@ -141,6 +141,7 @@ class Recipe:
                 "decoding": self._decoding,
                 "origin": dict(origin),
                 **self._lent,
+                **self._retrieval,
             }
         )
 
@@ -149,6 +150,12 @@ class Recipe:
         """What decides a draft besides the model folder: an encoder that is not in it."""
         lent = self.model.lent
         return {} if lent is None else {"encoder": lent.sha256, "encoder_settings": lent.settings}
+
+    @property
+    def _retrieval(self) -> dict[str, str]:
+        """What decides whether lines are flagged, if the model has a network for it."""
+        digest = self.model.folder.retrieval_digest
+        return {"retrieval": digest} if digest else {}
 
     def of_slide(self, part: Part) -> Provenance:
         """Return the provenance of the draft of one slide or bag."""

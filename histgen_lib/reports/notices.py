@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from histgen_lib.reports.record import DraftReport, Quality, Sentence, SlideProvenance
+from histgen_lib.reports.record import (
+    DraftReport,
+    Quality,
+    Sentence,
+    SimilarAnswer,
+    SimilarCases,
+    SlideProvenance,
+)
 
 Severity = Literal["stop", "caution", "note"]
 
@@ -38,6 +45,22 @@ class Notice:
     title: str
     body: str
 
+
+UNSUPPORTED = "No region of the slide supports this."
+SIMILARITY = (
+    "The number says how alike the two slides look to the retrieval network, region by region: 1.00 is no "
+    "difference that it can see. It is not a probability, and no diagnosis follows from it."
+)
+OTHER_CASES = "Signed reports of other cases: nothing in them was found on this slide."
+
+_WITHOUT_CASES: dict[SimilarAnswer, str] = {
+    "answered": "The case index holds no other signed case to compare this one with.",
+    "off": "",
+    "away": "Similar signed cases are missing: the case index was not available when this was drafted.",
+    "slow": "Similar signed cases are missing: the case index took too long to answer.",
+    "other-model": "Similar signed cases are missing: the case index is of another retrieval network and "
+    "has to be rebuilt.",
+}
 
 _NO_TEXT = Notice("no-text", "stop", "The model wrote nothing", "There is no draft for this slide.")
 _UNCALIBRATED = Notice(
@@ -136,6 +159,33 @@ def evidence_words(sentence: Sentence) -> str:
         "Tiles not shown: for such lines, the strongest tile showed the stated finding on only "
         f"{measured} ({bounds})."
     )
+
+
+def unsupported(draft: DraftReport) -> list[Sentence]:
+    """Return the lines that no region of the slide supports; none if the check means nothing here."""
+    if draft.out_of_distribution.flag:
+        return []
+    return [one for one in draft.sentences if one.support and not one.support.supported]
+
+
+def support_words(sentence: Sentence) -> str:
+    """Return why a line is flagged, and how far to trust that; empty for a line that is not."""
+    support = sentence.support
+    if support is None or support.supported:
+        return ""
+    of, rates = f" of the slide {support.slide_id}" if support.slide_id else "", support.rates
+    return (
+        f"The closest region{of} (x {support.region.x}, y {support.region.y} px) scores {support.score:.2f}; "
+        f"{support.threshold:.2f} is needed. When this was measured, {rates.wrong_flagged} of {rates.wrong} "
+        f"wrong lines were flagged, and {rates.right_flagged} of {rates.right} right ones by mistake."
+    )
+
+
+def similar_words(similar: SimilarCases | None) -> str:
+    """Return why no similar case is shown; empty where some are, and where none were looked for."""
+    if similar is None or similar.cases:
+        return ""
+    return _WITHOUT_CASES[similar.answer]
 
 
 def confidence_words(confidence: float | None) -> str:

@@ -6,18 +6,20 @@ import base64
 import io
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from math import ceil, floor
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.reports.record import DraftReport
+from histgen_lib.reports.record import DraftReport, Region, SimilarPair
 from histgen_lib.slides import Slide
 from histgen_lib.slides.reading import resize
 
 THUMBNAIL_PX = 1400
 EVIDENCE_PX = 256
+PAIR_PX = 320
 _MOST_PIXELS = 64_000_000  # a level larger than this is not read whole for a thumbnail
 _HEAT_CELLS = 320  # longest side of a heatmap; the page scales it up smoothly
 _HEAT_STOPS = np.array(  # dark blue → teal → lime → yellow: far from H&E's pinks, brightness rises throughout
@@ -27,6 +29,25 @@ _HEAT_STOPS = np.array(  # dark blue → teal → lime → yellow: far from H&E'
 
 Place = tuple[int, int]
 """A tile's left and top edge, level-0 px."""
+PairNumber = tuple[int, int]
+"""Which pair of which similar case, both counted from 0 in the draft's order."""
+
+
+@dataclass(frozen=True)
+class Square:
+    """A part of a slide as a picture shows it: its left and top edge and its side, level-0 px."""
+
+    x: int
+    y: int
+    side: int
+
+
+@dataclass(frozen=True)
+class PairPictures:
+    """Two regions that look alike: uint8[t, t, 3] RGB of the squares of `pair_squares`, None if unknown."""
+
+    here: NDArray[np.uint8]
+    there: NDArray[np.uint8] | None
 
 
 @dataclass(frozen=True)
@@ -37,6 +58,7 @@ class Pictures:
     tiles      uint8[t, t, 3] RGB by the tile's level-0 (x, y); empty when only a bag was given
     xy         int32[N, 2] level-0 px, top-left of every tile of the bag
     weights    float32[S, N]: each sentence's evidence over the bag's tiles; rows sum to 1 over all slides
+    pairs      of the similar cases, those whose region here lies on this slide
     """
 
     thumbnail: bytes | None
@@ -44,6 +66,7 @@ class Pictures:
     span_px: float
     weights: NDArray[np.float32]
     tiles: Mapping[Place, NDArray[np.uint8]] = field(default_factory=dict)
+    pairs: Mapping[PairNumber, PairPictures] = field(default_factory=dict)
 
 
 class HeatCells:
@@ -108,6 +131,58 @@ def evidence_places(draft: DraftReport, slide_id: str | None = None) -> set[Plac
 def read_evidence(slide: Slide, places: Collection[Place], span_px: float) -> dict[Place, NDArray[np.uint8]]:
     """Read evidence tiles of an open slide: uint8[EVIDENCE_PX, EVIDENCE_PX, 3] by place."""
     return {p: slide.read_scaled(*p, span_px=span_px, out_px=EVIDENCE_PX) for p in sorted(places)}
+
+
+def pair_numbers(draft: DraftReport, slide_id: str | None = None) -> dict[PairNumber, SimilarPair]:
+    """Return the pairs of the similar cases, or those whose region here lies on one slide of a case."""
+    cases = draft.similar.cases if draft.similar else ()
+    return {
+        (i, j): pair
+        for i, case in enumerate(cases)
+        for j, pair in enumerate(case.pairs)
+        if pair.here_slide_id == slide_id
+    }
+
+
+def pair_squares(pair: SimilarPair, here_mpp: float | None, there_mpp: float | None) -> tuple[Square, Square]:
+    """Return what the two pictures of a pair show: squares around its regions, at the same scale.
+
+    If the scale of a slide is not known, each is as large as its region.
+    """
+    here, there = (max(region.width, region.height) for region in (pair.here, pair.there))
+    if here_mpp and there_mpp:
+        field_um = max(here * here_mpp, there * there_mpp)
+        here, there = (max(1, round(field_um / mpp)) for mpp in (here_mpp, there_mpp))
+    return _around(pair.here, here), _around(pair.there, there)
+
+
+def read_square(slide: Slide, square: Square, thumbnail: bytes | None) -> NDArray[np.uint8]:
+    """Read a square of an open slide, or take it out of its thumbnail if the file is damaged there."""
+    try:
+        return slide.read_scaled(square.x, square.y, span_px=square.side, out_px=PAIR_PX)
+    except InvalidInputError:
+        if thumbnail is None:
+            raise
+        return crop(thumbnail, slide.size, square)
+
+
+def crop(thumbnail: bytes, size: tuple[int, int], square: Square) -> NDArray[np.uint8]:
+    """Take a square out of the thumbnail of a slide of `size` (level-0 px); white past the slide's edges."""
+    with Image.open(io.BytesIO(thumbnail)) as opened:
+        picture = opened.convert("RGB")
+    by = max(picture.size) / max(size)
+    left, top, side = square.x * by, square.y * by, max(1.0, square.side * by)
+    corner = floor(left), floor(top)
+    sheet = Image.new("RGB", (ceil(side) + 1, ceil(side) + 1), "white")
+    sheet.paste(picture, (-corner[0], -corner[1]))
+    box = (left - corner[0], top - corner[1], left - corner[0] + side, top - corner[1] + side)
+    return np.asarray(sheet.resize((PAIR_PX, PAIR_PX), Image.Resampling.BICUBIC, box))
+
+
+def _around(region: Region, side: int) -> Square:
+    return Square(
+        round(region.x + (region.width - side) / 2), round(region.y + (region.height - side) / 2), side
+    )
 
 
 def overall(draft: DraftReport, weights: NDArray[np.float32]) -> NDArray[np.floating]:

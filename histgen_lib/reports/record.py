@@ -15,6 +15,7 @@ NOTICE: Literal["AI-generated draft, not for clinical use"] = "AI-generated draf
 Share = Annotated[float, Field(ge=0, le=1)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 AbstentionReason = Literal["out-of-distribution", "low-confidence", "no-text"]
+SimilarAnswer = Literal["answered", "off", "away", "slow", "other-model"]
 
 
 class _Record(BaseModel):
@@ -54,6 +55,41 @@ class EvidenceCheck(_Record):
     reliable: bool = Field(description="whether `low` reaches `threshold`")
 
 
+class Region(_Record):
+    """A rectangle of a slide, in level-0 px."""
+
+    x: int = Field(description="left edge in level-0 px")
+    y: int = Field(description="top edge in level-0 px")
+    width: int = Field(gt=0, description="in level-0 px")
+    height: int = Field(gt=0, description="in level-0 px")
+
+
+class SupportRates(_Record):
+    """How often this check was right about lines like this one, on slides with a known truth.
+
+    A wrong line states of a slide what another slide's report says.
+    """
+
+    field: str = Field(description='the field that the line states; "" for the figures of all lines')
+    right: int = Field(ge=1, description="measured lines that were right")
+    right_flagged: int = Field(ge=0, description="of these, lines that were flagged by mistake")
+    wrong: int = Field(ge=1, description="measured lines that were wrong")
+    wrong_flagged: int = Field(ge=0, description="of these, lines that were flagged")
+
+
+class SentenceSupport(_Record):
+    """Whether any region of the slide looks like what the line says, by the retrieval network."""
+
+    score: float = Field(description="the best cosine of the line's vector with one of a region")
+    threshold: float = Field(description="a line that scores less is flagged")
+    supported: bool = Field(description="whether `score` reaches `threshold`")
+    region: Region = Field(description="the region with that cosine")
+    slide_id: str | None = Field(
+        default=None, description="the slide it lies on; only in the report of a case of several slides"
+    )
+    rates: SupportRates = Field(description="how often such flags were right when that was measured")
+
+
 class Sentence(_Record):
     """One line of the draft, with how sure the model is and what it looked at."""
 
@@ -70,6 +106,9 @@ class Sentence(_Record):
     evidence: tuple[EvidenceTile, ...] = Field(description="strongest tiles first")
     evidence_check: EvidenceCheck | None = Field(
         default=None, description="how reliable `evidence` is; null: not measured for this model"
+    )
+    support: SentenceSupport | None = Field(
+        default=None, description="whether a region of the slide supports the line; null: not checked"
     )
 
     @property
@@ -172,6 +211,40 @@ class CaseSlide(_Record):
     quality: Quality
 
 
+class SimilarPair(_Record):
+    """Evidence that two slides look alike: this region here, that region there."""
+
+    here: Region
+    here_slide_id: str | None = Field(
+        default=None, description="the slide `here` lies on; only in the report of a case of several slides"
+    )
+    there: Region
+    similarity: float = Field(description="the cosine of the two regions' vectors")
+
+
+class SimilarCase(_Record):
+    """A signed case that looks like this one."""
+
+    slide_id: str = Field(description="its slide that looks most alike")
+    case_id: str | None = Field(default=None, description="its case, if it has one report of several slides")
+    report_digest: str = Field(description="of the report that covers it")
+    score: float = Field(description="the mean of the best cosines of this slide's regions with its regions")
+    organ: str
+    diagnosis: str
+    text: str = Field(description="its report, cut after 1,500 characters")
+    mpp: float | None = Field(default=None, description="µm per level-0 px of its slide, if known")
+    pairs: tuple[SimilarPair, ...] = Field(description="most alike first")
+
+
+class SimilarCases(_Record):
+    """The answer of the case index when the draft was made."""
+
+    answer: SimilarAnswer = Field(description="whether the index was asked, and answered")
+    model: str = Field(description="SHA-256 of the retrieval network whose vectors were compared")
+    index_version: int | None = Field(description="of the index that answered; null if none did")
+    cases: tuple[SimilarCase, ...] = Field(description="nearest first; empty if none was found")
+
+
 class DraftReport(_Record):
     """An unsigned report written by a model, of one slide or of all slides of a case together."""
 
@@ -199,3 +272,6 @@ class DraftReport(_Record):
     quality: Quality
     sentences: tuple[Sentence, ...]
     provenance: Provenance
+    similar: SimilarCases | None = Field(
+        default=None, description="the nearest signed cases; null: the model cannot look for them"
+    )

@@ -71,6 +71,10 @@ class LanceCaseIndex:
         """See `CaseIndex.state`."""
         return (self._resident or self._reader).state()
 
+    def behind_s(self) -> float:
+        """See `CaseIndex.behind_s`."""
+        return 0.0
+
     def close(self) -> None:
         """See `CaseIndex.close`."""
         if self._resident:

@@ -186,6 +186,13 @@ class CaseIndex(Protocol):
         """Say what the index holds."""
         ...
 
+    def behind_s(self) -> float:
+        """Return for how many seconds what is searched has not been compared with the storage; never raises.
+
+        0 for an index that reads its storage for every answer.
+        """
+        ...
+
     def close(self) -> None:
         """Release it."""
         ...

@@ -58,14 +58,15 @@ def _exit_code_of(error: Exception) -> int:
 class WebService:
     """A service that answers requests and runs loops beside that.
 
-    `close` is called last, after requests and loops have ended or the grace period is over.
+    `probe`: asks the store, for a service that does nothing without it. `close` is called last, after
+    requests and loops have ended or the grace period is over.
     """
 
     app: Starlette
     address: Address
     board: WebBoard
     stop: Stop
-    probe: StoreProbe
+    probe: StoreProbe | None
     loops: Sequence[Loop] = ()
     grace_s: float = GRACE_S
     close: Callable[[], None] = lambda: None
@@ -88,7 +89,7 @@ class WebService:
 
     def _turn(self) -> None:
         self.board.turn()
-        error = self.probe.turn()
+        error = self.probe.turn() if self.probe else None
         if isinstance(error, FatalError):
             self.stop.fail(error)
         if "store" not in self.board.missing:

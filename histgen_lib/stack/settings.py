@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import histgen_lib
 from histgen_lib.client.home import StackHome
 from histgen_lib.cores import cores
+from histgen_lib.errors import FatalError
+from histgen_lib.models.folder import open_model_folder
 from histgen_lib.runtime.silence import LIMIT_S
 from services.table import SERVICES, Service, service_named
 
@@ -70,6 +73,19 @@ class StackSettings:
         return _absolute(self.store or f"file:{self.home / 'objects'}", "file:")
 
     @property
+    def case_index_url(self) -> str:
+        """The URL of the case index."""
+        return f"file:{(self.home / 'case-index').absolute()}"
+
+    @cached_property
+    def has_retrieval(self) -> bool:
+        """Whether the model has a retrieval network; False for a folder that is no model."""
+        try:
+            return bool(open_model_folder(self.model).retrieval)
+        except FatalError:
+            return False
+
+    @property
     def bus_url(self) -> str:
         """The URL of the broker, unless it is started here."""
         return _absolute(
@@ -78,9 +94,13 @@ class StackSettings:
 
 
 def service_names(settings: StackSettings) -> list[str]:
-    """Name the processes to start; of several tilers, the second is tiler-2."""
-    single = [row.name for row in SERVICES if not row.scaled]
-    scaled = [row.name for row in SERVICES if row.scaled]
+    """Name the processes to start; of several tilers, the second is tiler-2.
+
+    Without a retrieval network in the model there is no case index, and nobody who keeps or searches it.
+    """
+    rows = [row for row in SERVICES if settings.has_retrieval or not row.retrieval]
+    single = [row.name for row in rows if not row.scaled]
+    scaled = [row.name for row in rows if row.scaled]
     more = [f"{name}-{number}" for name in scaled for number in range(2, settings.tilers + 1)]
     return [*single, *scaled, *more]
 
@@ -99,6 +119,7 @@ def service_environment(
         "BUS": bus,
         "STORE": settings.store_url,
         "STORE_ENDPOINT": settings.store_endpoint or "",
+        "CASE_INDEX": settings.case_index_url if settings.has_retrieval else "",
         "INFERENCE": inference,
         "MODEL": str(settings.model.absolute()),
         "THREADS": str(settings.threads or _threads(settings.tilers)),

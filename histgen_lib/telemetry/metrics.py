@@ -11,7 +11,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 
 from prometheus_client import (
-    CollectorRegistry,
     Counter,
     Gauge,
     Histogram,
@@ -24,9 +23,37 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from histgen_lib import __version__
 from histgen_lib.telemetry.build import revision
+from histgen_lib.telemetry.case_metrics import (
+    CASE_INDEX_BEHIND,
+    CASE_INDEX_BYTES,
+    CASE_INDEX_HOLDS,
+    CASE_INDEX_VERSION,
+    CASES_SHELVED,
+    CASES_WITHDRAWN,
+    SEARCH_HITS,
+    SEARCH_SECONDS,
+    SEARCHES,
+    show_case_index,
+    show_search,
+)
+from histgen_lib.telemetry.registry import REGISTRY, SECONDS
 
-REGISTRY = CollectorRegistry()
-"""Only ours: a library that uses the default registry cannot interfere."""
+__all__ = [
+    "CASES_SHELVED",
+    "CASES_WITHDRAWN",
+    "CASE_INDEX_BEHIND",
+    "CASE_INDEX_BYTES",
+    "CASE_INDEX_HOLDS",
+    "CASE_INDEX_VERSION",
+    "REGISTRY",
+    "SEARCHES",
+    "SEARCH_HITS",
+    "SEARCH_SECONDS",
+    "show_case_index",
+    "show_search",
+]
+"""What others get from here although it is defined elsewhere."""
+
 ProcessCollector(registry=REGISTRY)
 PlatformCollector(registry=REGISTRY)
 
@@ -37,7 +64,6 @@ _MINUTES = (
     *(0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 20, 30, 45, 60, 90, 120, 180, 300, 600, 900, 1200, 1800, 3600),
     *(14400, 86400),
 )
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120, 300, 600)
 _DISTANCES = (0.1, 0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 3, 5, 10)
 
 SCAN_TO_DRAFT = Histogram(
@@ -76,14 +102,14 @@ STAGE_SECONDS = Histogram(
     "histgen_stage_seconds",
     "Seconds that a finished job spent in a stage.",
     ["worker", "stage"],
-    buckets=_SECONDS,
+    buckets=SECONDS,
     registry=REGISTRY,
 )
 OVERHEAD = Histogram(
     "histgen_worker_overhead_seconds",
     "Seconds between a record's arrival and its commit that were not spent in the job.",
     ["worker"],
-    buckets=_SECONDS,
+    buckets=SECONDS,
     registry=REGISTRY,
 )
 TILES_READ = Counter("histgen_tiles_read_total", "Tiles read from slides.", ["worker"], registry=REGISTRY)
@@ -113,6 +139,18 @@ DOMAIN_DISTANCE = Histogram(
     "How unlike the training slides a drafted slide is: 0 is typical, beyond 1 out of distribution.",
     ["worker"],
     buckets=_DISTANCES,
+    registry=REGISTRY,
+)
+UNSUPPORTED = Counter(
+    "histgen_unsupported_sentences_total",
+    "Lines of drafts that no region of the slide supports, by the measured check of the retrieval network.",
+    ["worker"],
+    registry=REGISTRY,
+)
+SIMILAR_UNANSWERED = Counter(
+    "histgen_similar_unanswered_total",
+    "Drafts without similar cases as the case index was away, slow, or of another retrieval network.",
+    ["worker"],
     registry=REGISTRY,
 )
 BUS_LAG = Gauge(
@@ -205,7 +243,7 @@ BACKLOG_OLDEST = Gauge(
 )
 BACKLOG_PARTITION = Gauge(
     "histgen_backlog_partition_records",
-    "The same records, by partition of the worker's topic.",
+    "The same records, by partition; of a worker with several topics, those of one number together.",
     ["worker", "partition"],
     registry=REGISTRY,
 )
@@ -252,6 +290,8 @@ _MEASURES = {
     "histgen_tiles_read_total": TILES_READ,
     "histgen_tiles_encoded_total": TILES_ENCODED,
     "histgen_abstentions_total": ABSTENTIONS,
+    "histgen_unsupported_sentences_total": UNSUPPORTED,
+    "histgen_similar_unanswered_total": SIMILAR_UNANSWERED,
 }
 """The counters that a job may add to."""
 _OBSERVED = {"histgen_domain_distance": DOMAIN_DISTANCE}

@@ -13,12 +13,14 @@ from histgen_lib.retrieval._rules import check_entry, check_query, gives_way
 class MemoryCaseIndex:
     """A `CaseIndex` that keeps its entries in this process and compares a query with all of them.
 
-    Set `error` to have every call raise it, as an index does whose storage is unavailable. `entries` holds
-    what it has, by slide id, to look at.
+    Set `error` to have every call raise it, as an index does whose storage is unavailable, and `behind` for
+    one that has not seen its storage for so many seconds. `entries` holds what it has, by slide id, to look
+    at.
     """
 
     def __init__(self) -> None:
         self.error: Exception | None = None
+        self.behind = 0.0
         self.entries: dict[str, CaseEntry] = {}
         self._lock = threading.RLock()
         self._version = 1
@@ -98,6 +100,10 @@ class MemoryCaseIndex:
             size_bytes=sum(entry.vectors.regions.nbytes for entry in entries),
             organs=tuple(sorted({entry.organ for entry in entries if entry.organ})),
         )
+
+    def behind_s(self) -> float:
+        """See `CaseIndex.behind_s`: `behind`."""
+        return self.behind
 
     def close(self) -> None:
         """See `CaseIndex.close`."""

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from histgen_lib.models.bag_tensors import Features
+from histgen_lib.models.fgcr import serving as fgcr
 from histgen_lib.models.folder import ModelFolder, open_model_folder
 from histgen_lib.models.histgen import HistGenConfig
 from histgen_lib.models.histgen import serving as histgen
@@ -24,7 +26,8 @@ Arrays = dict[str, npt.NDArray[Any]]
 class FakeInference:
     """An `InferenceServer` with the tensors of a model folder's models, but none of its networks.
 
-    A tile's feature follows from its mean colour. A report is made of `tokens`, or of tokens that follow from
+    A tile's feature follows from its mean colour, a slide's vectors from its features, a text's from its
+    tokens. A report is made of `tokens`, or of tokens that follow from
     the bag; each token looks at all regions alike. `requests` counts calls of `infer` by model. Set `error`
     to have calls raise it, as a server does that is unavailable.
     """
@@ -40,6 +43,11 @@ class FakeInference:
             histgen.NAME: report,
             tile_encoder.NAME: tile_encoder.TileRunner(_TileEncoder(config.input_dim), threads=1),
         }
+        if self.folder.retrieval:
+            sizes = fgcr.retrieval_config(self.folder)
+            network = _RetrievalNetwork(sizes.vector_dim)
+            self._runners[fgcr.IMAGE.name] = fgcr.ImageRunner(sizes, network)
+            self._runners[fgcr.TEXT.name] = fgcr.TextRunner(sizes, network)
 
     def infer(self, model: str, tensors: Tensors) -> Arrays:
         """See `InferenceServer.infer`."""
@@ -80,15 +88,33 @@ class _TileEncoder:
         return {"features": np.sin(colours[:, None] * self._frequencies)}
 
 
+class _RetrievalNetwork:
+    """In place of the retrieval network: means of features, and counts of tokens, at unit length."""
+
+    def __init__(self, width: int) -> None:
+        self._width = width
+
+    def run(self, inputs: Tensors) -> Arrays:
+        if "tokens" in inputs:
+            counts = np.bincount(inputs["tokens"] % self._width, minlength=self._width)
+            return {"vector": self._unit(counts[None])[0]}
+        shares = inputs["soft_mask"] / inputs["soft_mask"].sum(axis=1, keepdims=True)
+        means = shares @ inputs["features"]
+        regions = self._unit(np.stack([np.resize(row, self._width) for row in means]))
+        return {"slide": self._unit(regions.sum(axis=0, keepdims=True))[0], "regions": regions}
+
+    def _unit(self, rows: npt.NDArray[Any]) -> Floats:
+        unit: Floats = (rows / (np.linalg.norm(rows, axis=1, keepdims=True) + 1e-9)).astype(np.float32)
+        return unit
+
+
 class _ReportEngine:
     """In place of the report network: tiles of a region count alike, and so do the regions."""
 
     def __init__(self, config: HistGenConfig, tokens: Sequence[int]) -> None:
         self._config, self._tokens = config, tuple(tokens)
 
-    def write(
-        self, features: histgen.Features, places: Arrangement, settings: DecodingSettings
-    ) -> histgen.Written:
+    def write(self, features: Features, places: Arrangement, settings: DecodingSettings) -> histgen.Written:
         counts = np.maximum(places.mask.sum(axis=1), 1)
         of_tiles = np.where(places.mask, features.sum(axis=1, dtype=np.float32)[places.rows], 0)
         text = decode(_Stepper(self._config, self._tokens, of_tiles.sum(axis=1) / counts), settings)[0]

@@ -92,9 +92,10 @@ class JobHandler(Generic[In, Out]):
     def _data(self, event: Event) -> In:
         """Return the event's data. Raises InvalidInputError("event-type") for data of another type."""
         if not isinstance(event.data, self._job.takes):
+            taken = " or ".join(kind.type for kind in self._job.takes)
             raise InvalidInputError(
                 "event-type",
-                f"The {self._name} works on {self._job.takes.type} events; this one is {event.type}.",
+                f"The {self._name} works on {taken} events; this one is {event.type}.",
                 hint="Publish each event on the topic that has the name of its type.",
             )
         return event.data
@@ -116,7 +117,8 @@ OPENED = "encode"
 class WorkerSpec:
     """A worker: which events it takes, the job it does with each, and how much patience it has.
 
-    `name`: in metrics and log lines. `group`: the consumer group that its processes share. `make_handler`: is
+    `name`: in metrics and log lines. `groups`: the topics that it takes events from, each with the consumer
+    group that its processes share there; events of different topics come in no order. `make_handler`: is
     pickled and called once in each child process, so it is a function of a module, or a functools.partial of
     something that can be pickled. `address`: where it serves metrics, health, its state, and `config`, its
     settings. `deadline_s`: how long a job may take. `opening_s`: how long until it reports a stage called
@@ -130,8 +132,7 @@ class WorkerSpec:
     """
 
     name: str
-    topic: str
-    group: str
+    groups: Mapping[str, str]
     make_handler: Callable[[], Handler]
     address: Address
     deadline_s: float = 1800.0

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, wait
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 
-from histgen_lib.bus import BusSettings, Delivery, Subscription, open_publisher, open_subscription
+from histgen_lib.bus import BusSettings, Delivery, Subscription, open_publisher, open_subscriptions
 from histgen_lib.errors import TransientError
 from histgen_lib.runtime.board import Board
 from histgen_lib.runtime.loops import StoreProbe
@@ -33,7 +33,7 @@ _log = get_logger()
 def run_worker(
     spec: WorkerSpec, *, bus: BusSettings, storage: StorageSettings, stop: Stop | None = None
 ) -> int:
-    """Work on the events of `spec.topic` until SIGTERM or SIGINT; return the process's exit code.
+    """Work on the events of its topics until SIGTERM or SIGINT; return the process's exit code.
 
     0: stopped; the record in hand is finished or handed back. Otherwise the record in hand is uncommitted,
     and a restarted worker continues there: a FatalError's own code, or 70 for a fault of the worker's own.
@@ -49,7 +49,9 @@ def _run(spec: WorkerSpec, bus: BusSettings, storage: StorageSettings, stop: Sto
     with ExitStack() as open_things:
         pages = health_app(board, spec.config)
         url = open_things.enter_context(opened(pages, spec.name, spec.address))
-        _log.info("The worker starts.", topic=spec.topic, group=spec.group, url=url)
+        _log.info(
+            "The worker starts.", topic=", ".join(spec.groups), group=", ".join(spec.groups.values()), url=url
+        )
         pulse = Pulse(board, stop, grace_s=spec.grace_s, backoff=spec.backoff)
         worker = open_things.enter_context(_opened(spec, bus, storage, board, pulse))
         _log.info("The worker is ready.")
@@ -71,9 +73,7 @@ def _opened(
         publisher = pulse.insist("opening", lambda: open_publisher(bus), patient=False)
         open_things.callback(publisher.close)
         pulse.insist("process", runner.warm, patient=False)
-        subscription = pulse.insist(
-            "opening", lambda: open_subscription(bus, spec.topic, spec.group), patient=False
-        )
+        subscription = pulse.insist("opening", lambda: open_subscriptions(bus, spec.groups), patient=False)
         open_things.callback(_leave, subscription, pulse)
         pulse.subscription = subscription
         attempts = Attempts(store, spec.name)
@@ -125,7 +125,7 @@ class PollLoop:
             if self._stop.requested:
                 raise Stopped
             event = delivery.event
-            if event is None or event.type != worker.spec.topic:
+            if event is None or event.type != delivery.topic:
                 worker.refuse(delivery)
             else:
                 worker.board.take(event)

@@ -12,6 +12,7 @@ from histgen_lib.bus import Publisher, open_backlog, open_publisher, open_subscr
 from histgen_lib.catalogue import keys
 from histgen_lib.catalogue.index import store_name
 from histgen_lib.catalogue.pruning import read_retention
+from histgen_lib.catalogue.sign_off import SignOff
 from histgen_lib.runtime.board import WebBoard
 from histgen_lib.runtime.loops import Loop, LoopContext, StoreProbe
 from histgen_lib.runtime.service import WebService
@@ -26,6 +27,7 @@ from services.gateway.folder import Folder
 from services.gateway.housekeeping import Indexing, Pruning, SharedIndex
 from services.gateway.http import HttpApi
 from services.gateway.intake import Intake
+from services.gateway.reminding import Reminding
 from services.gateway.replaying import Replaying
 from services.gateway.settings import GATEWAY, REFUSALS, GatewaySettings
 from services.gateway.submission import Via
@@ -90,13 +92,14 @@ def build(
     intake, publisher, store = build_intake(settings, slide_roots(settings), publisher=publisher, store=store)
     board = GatewayBoard(announced=lambda: intake.announced)
     context = LoopContext(board, stop, settings.grace_s)
-    loops = list(_loops(settings, context, intake, store))
+    loops = [*_loops(settings, context, intake, store), Reminding(context, store, publisher)]
     board.waiting = lambda: sum(loop.waiting for loop in loops if isinstance(loop, Watching))
     api = HttpApi(
         intake,
         board,
         stop,
         Replaying(store, publisher, lambda slide_id: intake.on_news(slide_id, "")),
+        SignOff(store, publisher),
         config=settings.in_force(),
         body_s=settings.http_body_s,
         threads=settings.hash_threads,
@@ -134,7 +137,8 @@ def _loops(
     if settings.notifications:
         subscribe = partial(open_subscription, bus, settings.notifications, GROUP)
         yield NotificationTopic(context, subscribe, intake)
-    yield BacklogWatch(context, partial(open_backlog, bus), [row for row in SERVICES if row.takes])
+    workers = [row for row in SERVICES if row.takes and (settings.case_index or not row.retrieval)]
+    yield BacklogWatch(context, partial(open_backlog, bus), workers)
     if settings.index:
         index = SharedIndex(settings.index, store_name(storage_settings(settings)))
         intake.on_news = index.touch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from histgen_lib.bus import Backlog, Waiting
@@ -63,12 +64,19 @@ class BacklogWatch(Loop):
         if self._backlog:
             self._backlog.close()
 
-    def _look(self) -> dict[str, dict[int, Waiting]]:
+    def _look(self) -> dict[str, list[dict[int, Waiting]]]:
+        """Return what waits for each worker, topic by topic."""
         backlog = self._backlog = self._backlog or self._open()
-        return {row.name: backlog.waiting(row.takes.type, row.group) for row in self._workers if row.takes}
+        return {
+            row.name: [backlog.waiting(topic, group) for topic, group in row.groups.items()]
+            for row in self._workers
+        }
 
-    def _show(self, worker: str, waiting: Mapping[int, Waiting]) -> None:
-        records = {partition: one.records for partition, one in waiting.items()}
-        since = [one.oldest_at for one in waiting.values() if one.oldest_at is not None]
+    def _show(self, worker: str, waiting: Sequence[Mapping[int, Waiting]]) -> None:
+        records = Counter[int]()
+        for topic in waiting:
+            records.update({partition: one.records for partition, one in topic.items()})
+        found = [one for topic in waiting for one in topic.values()]
+        since = [one.oldest_at for one in found if one.oldest_at is not None]
         unknown = math.nan if any(records.values()) else 0.0
         metrics.show_backlog(worker, records, max(0.0, self._now() - min(since)) if since else unknown)

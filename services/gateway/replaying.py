@@ -11,8 +11,8 @@ from pydantic import Field, ValidationError
 from histgen_lib.bus import Publisher
 from histgen_lib.catalogue.replay import Replayed, choose, replay, resend, resent_json, unfinished
 from histgen_lib.errors import InvalidInputError
+from histgen_lib.runtime.web.bodies import Body, Text, invalid_request, json_object
 from histgen_lib.storage import ObjectStore
-from services.gateway.submission import Body, Text, invalid_request, json_object
 
 _FIELDS = (
     "The fields are code, letters (a list of names), all and unfinished (true), one of them, and dry_run: "

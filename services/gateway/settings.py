@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 from histgen_lib.catalogue.pruning import read_retention
 from histgen_lib.errors import InvalidInputError
 from services.codes import OBJECT, OUTAGE, Codes
-from services.settings import EmptyIsNone, ServiceSettings
+from services.settings import EmptyIsNone, ServiceSettings, StoreUrl
 
 
 def _retention(value: str) -> str:
@@ -35,6 +35,9 @@ class GatewaySettings(ServiceSettings):
     )
     index: Annotated[Path | None, EmptyIsNone] = Field(
         None, description="file in which the gateway keeps where every slide stands; none if not set"
+    )
+    case_index: Annotated[StoreUrl | None, EmptyIsNone] = Field(
+        None, description="the stack's case index, if it has one: what waits for its librarian is shown"
     )
     retention: Annotated[str, AfterValidator(_retention)] = Field(
         "",

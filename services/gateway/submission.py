@@ -5,18 +5,16 @@ Refusals name fields, and never repeat the values in them.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import Field, ValidationError
 
 from histgen_lib.access.places import Place, parse_uri
 from histgen_lib.catalogue.dead_letter import DeadLetter
 from histgen_lib.errors import InvalidInputError
-from histgen_lib.files import each_name_once
+from histgen_lib.runtime.web.bodies import Body, Text, invalid_request, json_object
 from histgen_lib.slides.metadata import LEAST_MPP, MOST_MPP, is_plausible
 
 Via = Literal["watch", "http", "s3", "backfill"]
@@ -30,8 +28,6 @@ TAKEN = "slide-id-taken"
 MOST_CASE_SLIDES = 500
 
 _ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,126}[A-Za-z0-9_-]|[A-Za-z0-9_-]")
-_FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}")
-_MOST_NAMED = 5
 _FIELDS = 'The fields are uri (required), slide_id, mpp (µm per pixel) and case {"id", "slides"}.'
 
 
@@ -128,15 +124,6 @@ def _bad_case(why: str) -> InvalidInputError:
     )
 
 
-Text = Annotated[str, Field(min_length=1, max_length=4096)]
-
-
-class Body(BaseModel):
-    """A request's body: its known fields, each of its own type."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
-
-
 class _CaseBody(Body):
     id: Text
     slides: Annotated[list[Text], Field(min_length=1, max_length=MOST_CASE_SLIDES)]
@@ -160,52 +147,3 @@ def read_submission(body: bytes) -> Submission:
         raise invalid_request(error, _FIELDS) from None
     case = Case(slide.case.id, tuple(slide.case.slides)) if slide.case else None
     return Submission(parse_uri(slide.uri), "http", slide.slide_id, slide.mpp, case)
-
-
-def unreadable_request(why: str) -> InvalidInputError:
-    """Refuse a body that cannot be read."""
-    return InvalidInputError(
-        "request-unreadable",
-        f"The request cannot be read: {why}.",
-        hint='Send a JSON object, for example {"uri": "file:///scans/a.svs"}.',
-    )
-
-
-def json_object(body: bytes) -> dict[str, Any]:
-    """Parse a body. Raises InvalidInputError("request-unreadable")."""
-    try:
-        value = json.loads(body, parse_constant=_no_constant, object_pairs_hook=each_name_once)
-    except (ValueError, RecursionError):
-        raise unreadable_request("it is not JSON, or names a field twice") from None
-    if not isinstance(value, dict):
-        raise unreadable_request("it is not a JSON object")
-    return value
-
-
-def _no_constant(_: str) -> NoReturn:
-    raise ValueError("NaN and Infinity are not JSON")
-
-
-def invalid_request(error: ValidationError, hint: str) -> InvalidInputError:
-    """Refuse a body with wrong fields; name them and repeat no value."""
-    complaints = [_complaint(entry) for entry in error.errors(include_url=False, include_input=False)]
-    more = [f"and {len(complaints) - _MOST_NAMED} more"] if len(complaints) > _MOST_NAMED else []
-    return InvalidInputError(
-        "request-invalid",
-        f"The request is not valid: {'; '.join(complaints[:_MOST_NAMED] + more)}.",
-        hint=hint,
-    )
-
-
-def _complaint(entry: ErrorDetails) -> str:
-    name = ".".join(_shown(part) for part in entry["loc"]) or "it"
-    if entry["type"] == "extra_forbidden":
-        return f"{name} is not a known field"
-    if entry["type"] == "missing":
-        return f"{name} is missing"
-    return f"{name} has the wrong type or length"
-
-
-def _shown(part: int | str) -> str:
-    """Show a field's name only if it looks like one; a sender may have put anything there."""
-    return str(part) if isinstance(part, int) or _FIELD.fullmatch(part) else "a field"

@@ -65,7 +65,7 @@ class TimedJob:
 
 def work(url: str, folder: Path) -> int:
     """Be a worker."""
-    spec = WorkerSpec("tiler", TOPIC, GROUP, partial(TimedJob), folder / "token")
+    spec = WorkerSpec("tiler", {TOPIC: GROUP}, partial(TimedJob), folder / "token")
     bus = BusSettings(url, partitions=PARTITIONS)
     return run_worker(spec, bus=bus, storage=StorageSettings(f"file:{folder / 'store'}"))
 

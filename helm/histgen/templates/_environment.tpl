@@ -11,6 +11,7 @@
 {{- if $values.kafka.login.secretName }}{{ $_ := set $own "kafka_file" "/etc/histgen/kafka-login/client.json" }}{{ end }}
 {{- with $values.slides.roots }}{{ $_ := set $own "roots" (toJson .) }}{{ end }}
 {{- with $values.slides.watch }}{{ $_ := set $own "watch" . }}{{ end }}
+{{- if and $values.retrieval.index (hasKey $row.known "case_index") }}{{ $_ := set $own "case_index" $values.retrieval.index }}{{ end }}
 {{- $_ := set $own "grace_s" (include "histgen.grace" .) }}
 {{- $_ := set $own "token_file" (ternary "/etc/histgen/token/token" "/var/lib/histgen/token" (not (empty $values.auth.token.secretName))) }}
 {{- if $values.auth.tokens.secretName }}{{ $_ := set $own "tokens_file" "/etc/histgen/tokens/tokens.json" }}{{ end }}
@@ -25,13 +26,16 @@
 {{- if eq $row.kind "web" }}
 {{- $_ := set $own "http_names" (include "histgen.httpNames" . | fromJsonArray | join ",") }}
 {{- if hasKey $row.known "index" }}{{ $_ := set $own "index" "/var/lib/histgen/index.db" }}{{ end }}
-{{- else }}
+{{- end }}
+{{- if $row.models }}
 {{- $_ := set $own "inference" (include "histgen.inference" .root) }}
 {{- if eq $values.inference.mode "onnx" }}
 {{- else if $values.inference.secret.secretName }}{{ $_ := set $own "inference_secret" "/etc/histgen/inference/secret" }}{{ end }}
+{{- if $values.model.source }}{{ $_ := set $own "model" "/model/current" }}{{ end }}
+{{- end }}
+{{- if $row.slides }}
 {{- $_ := set $own "scratch" "/scratch" }}
 {{- $_ := set $own "scratch_bytes" (include "histgen.scratchBytes" .) }}
-{{- if $values.model.source }}{{ $_ := set $own "model" "/model/current" }}{{ end }}
 {{- end }}
 {{- range $name := keys $own }}
 {{- if not (hasKey $row.known $name) }}
@@ -41,7 +45,7 @@
 {{- range $name, $value := include "histgen.stated" . | fromJson }}
 {{- $_ := set $own $name (include "histgen.asText" (dict "value" $value)) }}
 {{- end }}
-{{- if and (eq $row.kind "worker") (hasKey $row.known "threads") (not (hasKey $own "threads")) }}
+{{- if and $row.models (hasKey $row.known "threads") (not (hasKey $own "threads")) }}
 {{- $_ := set $own "threads" (include "histgen.wholeCores" $row.values.resources.limits.cpu) }}
 {{- end }}
 {{- range $name := keys $own | sortAlpha }}
@@ -88,7 +92,7 @@
 {{- $name := include "histgen.name" (dict "root" .root "suffix" .row.name) }}
 {{- $namespace := .root.Release.Namespace }}
 {{- $names := list $name (printf "%s.%s" $name $namespace) (printf "%s.%s.svc" $name $namespace) (printf "%s.%s.svc.%s" $name $namespace .root.Values.clusterDomain) }}
-{{- if and .row.entrance .root.Values.ingress.enabled }}{{ $names = append $names .root.Values.ingress.host }}{{ end }}
+{{- if and (or .row.entrance .row.values.ingressPaths) .root.Values.ingress.enabled }}{{ $names = append $names .root.Values.ingress.host }}{{ end }}
 {{- concat $names .root.Values.httpNames | toJson }}
 {{- end }}
 
@@ -101,16 +105,16 @@
 - name: state
   emptyDir:
     sizeLimit: {{ .row.values.stateGib }}Gi
-{{- if eq .row.kind "worker" }}
+{{- if .row.slides }}
 - name: scratch
   emptyDir:
     sizeLimit: {{ .row.values.scratchGib }}Gi
-{{- if $values.model.source }}
+{{- end }}
+{{- if and .row.models $values.model.source }}
 - name: model
   emptyDir:
     sizeLimit: {{ $values.model.gib }}Gi
 {{- include "histgen.modelVolumes" . }}
-{{- end }}
 {{- end }}
 {{- range include "histgen.secrets" . | fromJsonArray }}
 - name: {{ .name }}
@@ -123,6 +127,11 @@
     readOnly: true
 {{- end }}
 {{- include "histgen.storeVolumes" . }}
+{{- if and $values.retrieval.claim (hasKey .row.known "case_index") (not .row.entrance) }}
+- name: case-index
+  persistentVolumeClaim:
+    claimName: {{ $values.retrieval.claim }}
+{{- end }}
 {{- end }}
 
 {{- define "histgen.mounts" -}}
@@ -131,14 +140,14 @@
   mountPath: /tmp
 - name: state
   mountPath: /var/lib/histgen
-{{- if eq .row.kind "worker" }}
+{{- if .row.slides }}
 - name: scratch
   mountPath: /scratch
-{{- if $values.model.source }}
+{{- end }}
+{{- if and .row.models $values.model.source }}
 - name: model
   mountPath: /model
   readOnly: true
-{{- end }}
 {{- end }}
 {{- range include "histgen.secrets" . | fromJsonArray }}
 - name: {{ .name }}
@@ -151,6 +160,10 @@
   readOnly: true
 {{- end }}
 {{- include "histgen.storeMounts" . }}
+{{- if and $values.retrieval.claim (hasKey .row.known "case_index") (not .row.entrance) }}
+- name: case-index
+  mountPath: {{ $values.retrieval.index | trimPrefix "file:" }}
+{{- end }}
 {{- end }}
 
 {{/* (root, row): the Secrets that a service reads as files: name, secret, and key by file. */}}
@@ -166,7 +179,7 @@
 {{- with $values.kafka.login }}{{ if .secretName }}{{ $found = append $found (dict "name" "kafka-login" "secret" .secretName "items" (dict "client.json" .clientKey)) }}{{ end }}{{ end }}
 {{- with $values.kafka.ca }}{{ if .secretName }}{{ $found = append $found (dict "name" "kafka-ca" "secret" .secretName "items" (dict "ca.crt" .key)) }}{{ end }}{{ end }}
 {{- with $values.kafka.certificate }}{{ if .secretName }}{{ $found = append $found (dict "name" "kafka-certificate" "secret" .secretName "items" (dict "user.crt" .certKey "user.key" .keyKey)) }}{{ end }}{{ end }}
-{{- if and (eq .row.kind "worker") (ne $values.inference.mode "onnx") }}
+{{- if and .row.models (ne $values.inference.mode "onnx") }}
 {{- with $values.inference.secret }}{{ if .secretName }}{{ $found = append $found (dict "name" "inference" "secret" .secretName "items" (dict "secret" .key)) }}{{ end }}{{ end }}
 {{- end }}
 {{- $found | toJson }}

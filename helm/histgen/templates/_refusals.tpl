@@ -37,6 +37,8 @@
 {{- if and (eq $values.inference.mode "triton") (not $values.inference.secret.secretName) }}{{ fail "\n\ninference.secret.secretName is missing: whoever reaches a Triton without a secret can have it run any program." }}{{ end }}
 {{- if and $values.ingress.enabled (not $values.ingress.host) }}{{ fail "\n\ningress.host is missing." }}{{ end }}
 {{- if and $values.ingress.enabled (not $values.ingress.tlsSecretName) (not $values.ingress.insecure) }}{{ fail "\n\ningress.tlsSecretName is missing: tokens would be readable on the way. If TLS ends before the ingress, set ingress.insecure." }}{{ end }}
+{{- if ne (hasPrefix "file:" $values.retrieval.index) (not (empty $values.retrieval.claim)) }}{{ fail "\n\nretrieval.index and retrieval.claim: an index in a folder (file:) needs a claim that all pods can mount (ReadWriteMany), and only that does." }}{{ end }}
+{{- if hasPrefix (printf "%s/" (trimSuffix "/" $values.store.url)) (printf "%s/" $values.retrieval.index) }}{{ fail "\n\nretrieval.index lies in the store: the index needs a folder or prefix of its own." }}{{ end }}
 {{- $names := list }}
 {{- range $table.all }}{{ $names = append $names .name }}{{ end }}
 {{- range $name, $_ := $values.services }}
@@ -50,6 +52,7 @@
 {{- $most := include "histgen.most" (dict "root" $ "row" $row) | int }}
 {{- if gt $most $partitions }}{{ fail (printf "\n\nkafka.partitions is %d, but up to %d workers of the %s would share them: the rest would be idle. Raise kafka.partitions (first on existing topics), or leave it out." $partitions $most $row.name) }}{{ end }}
 {{- if and $.Values.autoscaling.enabled (lt ($row.values.maxReplicas | int) ($row.values.minReplicas | int)) }}{{ fail (printf "\n\nmaxReplicas of the %s is less than its minReplicas." $row.name) }}{{ end }}
+{{- else if and $.Values.autoscaling.enabled $row.values.cpuPercent (lt ($row.values.maxReplicas | int) ($row.values.replicas | int)) }}{{ fail (printf "\n\nmaxReplicas of the %s is less than its replicas." $row.name) }}
 {{- end }}
 {{- end }}
 {{- $triton := $values.triton }}

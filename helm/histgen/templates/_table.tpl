@@ -12,8 +12,9 @@
 {{- $rows := list }}
 {{- range $row := $table.services }}
 {{- $values := mustMergeOverwrite (deepCopy (get $root.Values.kinds $row.kind)) (deepCopy (get $root.Values.services $row.name | default dict)) }}
-{{- if $values.enabled }}
-{{- $rows = append $rows (dict "name" $row.name "kind" $row.kind "takes" $row.takes "gives" $row.gives "group" $row.group "entrance" $row.entrance "known" $row.settings "values" $values) }}
+{{- $models := or (eq $row.kind "worker") $row.retrieval }}
+{{- if and $values.enabled (or (not $row.retrieval) $root.Values.retrieval.index) }}
+{{- $rows = append $rows (dict "name" $row.name "kind" $row.kind "models" $models "slides" (and (eq $row.kind "worker") (not $row.retrieval)) "takes" $row.takes "gives" $row.gives "entrance" $row.entrance "known" $row.settings "values" $values) }}
 {{- end }}
 {{- end }}
 {{- dict "rows" $rows "topics" $table.topics "retention_ms" $table.retention_ms "all" $table.services | toJson }}
@@ -36,7 +37,7 @@
 {{/* (root, row): all settings that the values state for a service, refused if the service does not know them. */}}
 {{- define "histgen.stated" -}}
 {{- $row := .row }}
-{{- $own := dict "bus" "kafka.bootstrapServers" "kafka" "kafka" "kafka_file" "kafka.login" "bus_partitions" "kafka.partitions" "store" "store.url" "store_endpoint" "store.endpoint" "store_region" "store.region" "inference" "inference" "inference_secret" "inference.secret" "model" "model.source" "host" "host" "port" "nothing: it is fixed" "http_names" "ingress.host and httpNames" "token_file" "auth.token" "tokens_file" "auth.tokens" "oidc_issuer" "auth.oidc.issuer" "oidc_audience" "auth.oidc.audience" "oidc_scopes_claim" "auth.oidc.scopesClaim" "oidc_scopes" "auth.oidc.scopes" "ca_file" "auth.oidc.ca" "tls_elsewhere" "tls.elsewhere" "http_open" "auth.open" "tls_cert" "tls" "tls_key" "tls" "scratch" "nothing: it is fixed" "scratch_bytes" "scratchGib" "index" "nothing: it is fixed" "run_dir" "nothing" "watch" "slides.watch" "roots" "slides.roots" "retention" "retention" }}
+{{- $own := dict "bus" "kafka.bootstrapServers" "kafka" "kafka" "kafka_file" "kafka.login" "bus_partitions" "kafka.partitions" "store" "store.url" "store_endpoint" "store.endpoint" "store_region" "store.region" "inference" "inference" "inference_secret" "inference.secret" "model" "model.source" "case_index" "retrieval.index" "host" "host" "port" "nothing: it is fixed" "http_names" "ingress.host and httpNames" "token_file" "auth.token" "tokens_file" "auth.tokens" "oidc_issuer" "auth.oidc.issuer" "oidc_audience" "auth.oidc.audience" "oidc_scopes_claim" "auth.oidc.scopesClaim" "oidc_scopes" "auth.oidc.scopes" "ca_file" "auth.oidc.ca" "tls_elsewhere" "tls.elsewhere" "http_open" "auth.open" "tls_cert" "tls" "tls_key" "tls" "scratch" "nothing: it is fixed" "scratch_bytes" "scratchGib" "index" "nothing: it is fixed" "run_dir" "nothing" "watch" "slides.watch" "roots" "slides.roots" "retention" "retention" }}
 {{- $stated := mustMergeOverwrite (deepCopy .root.Values.settings) (deepCopy (.row.values.settings | default dict)) }}
 {{- range $name, $value := $stated }}
 {{- if hasKey $own $name }}

@@ -13,8 +13,8 @@ from histgen_lib.cli.options import need_train_extra, writable_folder
 from histgen_lib.cli.output import JsonFlag, emit_json, err, out
 
 if TYPE_CHECKING:
+    from histgen_lib.models.bag_tensors import Features
     from histgen_lib.models.engines.record import EngineRecord
-    from histgen_lib.models.histgen.serving import Features
 
 
 def compile_engines(

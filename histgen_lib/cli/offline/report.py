@@ -42,9 +42,12 @@ if TYPE_CHECKING:
     from histgen_lib.inference import InferenceServer
     from histgen_lib.models.serving import Compute
     from histgen_lib.pipeline import Drafter, ReportModel, Result
+    from histgen_lib.pipeline.draft.similar import NearestCases
     from histgen_lib.pipeline.outputs import OutputPlaces
 
 SOME_FAILED = 1
+_CASES_S = 60.0
+"""A person who names an index waits longer for it than a stream can."""
 FILES = {"json": "draft.json", "text": "draft.txt", "html": "draft.html", "bag": "bag.parquet"}
 
 
@@ -57,6 +60,7 @@ class Job:
     mpp: float | None
     bag: Path | None
     overwrite: bool
+    nearest: NearestCases | None = None
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,14 @@ def report(
             "--bag", metavar="FILE", help="Bag of this one slide from an earlier run; skips encoding."
         ),
     ] = None,
+    cases: Annotated[
+        str | None,
+        typer.Option(
+            "--cases",
+            metavar="DIR|s3://…",
+            help="Case index; drafts show its nearest signed cases.",
+        ),
+    ] = None,
     overwrite: Annotated[
         bool,
         typer.Option(
@@ -116,6 +128,8 @@ def report(
 
       histgen report drafts/slide/bag.parquet --out again --json
 
+      histgen report slide.svs --model trained --cases index --out drafts
+
       histgen report slide.svs --model trained --encoder uni=uni/pytorch_model.bin --out drafts
     """
     from histgen_lib.models.serving import Compute
@@ -131,6 +145,7 @@ def report(
         bag=bag,
         beam_size=beam_size,
         overwrite=overwrite,
+        cases=cases,
     )
     outcomes = draft_all(paths, job, show=not as_json)
     if as_json:
@@ -150,8 +165,12 @@ def make_job(
     bag: Path | None = None,
     beam_size: int | None = None,
     overwrite: bool = False,
+    cases: str | None = None,
 ) -> Job:
-    """Load the model once for all slides; `encoder` as a person names it."""
+    """Load the model once for all slides; `encoder` as a person names it; `cases`: where a case index is.
+
+    Raises InvalidInputError: "case-index-missing", "model-no-retrieval".
+    """
     from histgen_lib.inference import OnnxServer
     from histgen_lib.models.serving import Compute
     from histgen_lib.pipeline import Drafter, load_model
@@ -163,7 +182,24 @@ def make_job(
     )
     if encoder is not None:
         loaded, server = lend_encoder(encoder, loaded, server, compute)
-    return Job(OutputPlaces(out_dir), Drafter(loaded, server, beam_size), mpp, bag, overwrite)
+    nearest = None if cases is None else _nearest_cases(cases, loaded)
+    return Job(OutputPlaces(out_dir), Drafter(loaded, server, beam_size), mpp, bag, overwrite, nearest)
+
+
+def _nearest_cases(index: str, model: ReportModel) -> NearestCases:
+    from histgen_lib.pipeline.draft.similar import NearestCases
+    from histgen_lib.retrieval import CaseIndexSettings, open_case_index
+    from histgen_lib.retrieval.local import index_url
+    from histgen_lib.storage import StorageSettings
+
+    if not model.folder.retrieval:
+        raise InvalidInputError(
+            "model-no-retrieval",
+            f"The model {model.folder.name} has no retrieval network, so cases cannot be compared.",
+            hint="Leave out --cases, or use a model with one; docs/search.md says how it is trained.",
+        )
+    where = CaseIndexSettings(StorageSettings(index_url(index)))
+    return NearestCases(lambda: open_case_index(where), limit_s=_CASES_S)
 
 
 def lend_encoder(
@@ -259,7 +295,14 @@ def _draft(path: Path, job: Job, title: str) -> Outcome:
     try:
         with progress_bar(title) as progress:
             if is_bag(path):
-                result = report_bag(path, job.out, job.drafter, overwrite=job.overwrite, progress=progress)
+                result = report_bag(
+                    path,
+                    job.out,
+                    job.drafter,
+                    overwrite=job.overwrite,
+                    nearest=job.nearest,
+                    progress=progress,
+                )
             else:
                 result = report_slide(
                     path,
@@ -268,6 +311,7 @@ def _draft(path: Path, job: Job, title: str) -> Outcome:
                     mpp=job.mpp,
                     bag=job.bag,
                     overwrite=job.overwrite,
+                    nearest=job.nearest,
                     progress=progress,
                 )
     except FatalError:

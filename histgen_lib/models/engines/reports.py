@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from histgen_lib.errors import InvalidInputError
+from histgen_lib.models.bag_tensors import Features
 from histgen_lib.models.engines.device import Mark
 from histgen_lib.models.engines.numbers import Array, stored
 from histgen_lib.models.engines.session import Engine, EngineSession
@@ -28,7 +29,7 @@ from histgen_lib.models.histgen.decoding import (
     follow,
 )
 from histgen_lib.models.histgen.layout import Arrangement
-from histgen_lib.models.histgen.serving import Features, Written
+from histgen_lib.models.histgen.serving import Written
 
 _AHEAD = 4
 """Steps that are started before the host looks at those before them: enough that the device never waits."""

@@ -7,11 +7,11 @@ from typing import Any, Protocol
 
 import numpy.typing as npt
 
+from histgen_lib.models.bag_tensors import Features
 from histgen_lib.models.histgen.config import HistGenConfig
 from histgen_lib.models.histgen.decoding import DecodingSettings
 from histgen_lib.models.histgen.layout import Arrangement
 from histgen_lib.models.histgen.serving import (
-    Features,
     HistGenRunner,
     ReportEngine,
     Request,

@@ -53,7 +53,7 @@ def new_model_folder(
     """
     described = dict(encoder or {})
     if tile_encoder is not None:
-        _save_weights(folder / TILE_ENCODER_WEIGHTS, tile_encoder)
+        save_weights(folder / TILE_ENCODER_WEIGHTS, tile_encoder)
         digest = sha256_file(folder / TILE_ENCODER_WEIGHTS)
         described = {"sha256": digest} | tile_encoder.describe() | described
         if described["sha256"] != digest:
@@ -87,7 +87,7 @@ def save_model(folder: Path, model: HistGen, *, half: bool = False) -> Path:
 
     `half` stores float16, half the size; once loaded, the network still computes in float32.
     """
-    return _save_weights(folder / WEIGHTS, model, half=half)
+    return save_weights(folder / WEIGHTS, model, half=half)
 
 
 def load_model(folder: Path) -> HistGen:
@@ -149,7 +149,8 @@ def _laid_out(stored: Mapping[str, Tensor], network: nn.Module) -> dict[str, Ten
     return found
 
 
-def _save_weights(path: Path, network: nn.Module, *, half: bool = False) -> Path:
+def save_weights(path: Path, network: nn.Module, *, half: bool = False) -> Path:
+    """Write a network's weights, all or nothing; `half` as float16. Returns the file."""
     # Contiguous copies: safetensors refuses channels-last views.
     tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     if half:

@@ -7,17 +7,14 @@ a weight of a shape other than in the authors' code. Nothing in a file is execut
 
 from __future__ import annotations
 
-import os
 import re
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.models.histgen.network import HistGen
@@ -28,11 +25,7 @@ from histgen_lib.models.histgen.official_sizes import (
     assumed_sizes,
     read_config,
 )
-from histgen_lib.opening import check_ordinary
-
-Source = Mapping[str, Tensor | npt.NDArray[Any]] | nn.Module | BinaryIO | str | os.PathLike[str]
-
-_NUMBER_KINDS = "?bBhHiIlLqQefd"
+from histgen_lib.models.state_dict import Source, as_weight, read_state
 
 _UNREAD = re.compile(
     r"visual_extractor\..*"
@@ -100,7 +93,7 @@ def load_official(state_dict_or_path: Source, sizes: Options | None = None, **mo
     "checkpoint-size-missing", "checkpoint-size-mismatch", "checkpoint-keys-unknown",
     "checkpoint-keys-missing", "checkpoint-alias-differs", "checkpoint-not-finite", "model-config".
     """
-    state = _read_state(state_dict_or_path)
+    state = read_state(state_dict_or_path)
     weights = _read_weights(state)
     model = HistGen(read_config(weights, _rows(state.get(POSITION_TABLE)), _options(sizes, more)))
     _fill(model, weights)
@@ -109,7 +102,7 @@ def load_official(state_dict_or_path: Source, sizes: Options | None = None, **mo
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read names and values of a file once; `load_official` takes both, and raises the same errors."""
-    return _read_state(path)
+    return read_state(path)
 
 
 def published_sizes(state: Mapping[str, Any], sizes: Options | None = None) -> dict[str, int]:
@@ -141,7 +134,7 @@ def _rows(table: object) -> int:
 def _read_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the weights that the forward pass reads, under the authors' names, each once."""
     alias = f"{CORE}model.cmn."
-    read = {name: _as_weight(name, value) for name, value in state.items() if not _UNREAD.fullmatch(name)}
+    read = {name: as_weight(name, value) for name, value in state.items() if not _UNREAD.fullmatch(name)}
     kept = {name: value for name, value in read.items() if not name.startswith(alias)}
     for name in read.keys() - kept.keys():
         _merge_alias(kept, name.replace(alias, f"{CORE}cmn."), read[name])
@@ -197,103 +190,3 @@ def _refuse(code: str, what: str, names: set[str]) -> None:
             f"{what}: {', '.join(sorted(names))}.",
             hint="Only checkpoints of the published HistGen (histgen_model.py) can be loaded.",
         )
-
-
-def _read_state(source: object) -> dict[str, Any]:
-    """Read names and values of a state dict, a checkpoint ({"state_dict": …}), a file of either, or a module.
-
-    Names are as a single process without wrappers would have saved them; values are not checked yet.
-    Raises InvalidInputError("checkpoint-unreadable").
-    """
-    content = _content(source)
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
-    if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
-        raise _unreadable("This holds neither a state dict nor a training checkpoint with one.")
-    return {name.removeprefix("module."): value for name, value in content.items()}
-
-
-def _as_weight(name: str, value: object) -> Tensor:
-    """Return one value of a state dict (a tensor, or a NumPy array of numbers) as float32 on the CPU.
-
-    Raises InvalidInputError: "checkpoint-unreadable" for anything else, "checkpoint-not-finite".
-    """
-    weight = _as_float32(value)
-    if weight is None:
-        raise _unreadable(f"{name} holds {type(value).__name__}, not an array of real numbers.")
-    if not bool(weight.isfinite().all()):
-        raise InvalidInputError(
-            "checkpoint-not-finite",
-            f"{name} holds values that are infinite or not numbers.",
-            hint="The training may have diverged: use an earlier checkpoint.",
-        )
-    return weight
-
-
-def _as_float32(value: object) -> Tensor | None:
-    try:
-        if isinstance(value, Tensor) and not value.is_complex() and value.layout == torch.strided:
-            return value.detach().to("cpu", torch.float32)
-        if isinstance(value, np.ndarray) and value.dtype.char in _NUMBER_KINDS:
-            with np.errstate(over="ignore"):
-                return torch.from_numpy(np.array(value, dtype=np.float32))
-    except RuntimeError:  # tensors without plain numbers: quantised, or on the meta device
-        return None
-    return None
-
-
-def _content(source: object) -> object:
-    if isinstance(source, Mapping):
-        return source
-    if isinstance(source, nn.Module):
-        return source.state_dict()
-    if isinstance(source, (str, os.PathLike)):
-        path = Path(os.fsdecode(source))
-        return _read_file(path, path.name)
-    if hasattr(source, "read") and hasattr(source, "seek"):
-        return _read_file(cast(BinaryIO, source), "This stream")
-    raise _unreadable(f"Pass weights as a state dict or the path of one, not as {type(source).__name__}.")
-
-
-def _read_file(file: Path | BinaryIO, name: str) -> object:
-    try:
-        if isinstance(file, Path):
-            check_ordinary(file)  # a pipe might never end, nor a device
-        with torch.serialization.safe_globals(_harmless()):
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise _unreadable(f"Cannot read {name}: {error.strerror or error}.") from error
-    except Exception as error:  # torch raises pickle, zip and runtime errors of many kinds here
-        raise InvalidInputError(
-            "checkpoint-unreadable",
-            f"{name} is not a PyTorch weights file ({type(error).__name__}).",
-            hint="Files that need code to be run on loading are refused.",
-        ) from error
-
-
-def _harmless() -> list[Any]:
-    """Return types that training scripts store with the weights: NumPy numbers and arrays, parsed options.
-
-    They contain values only. NumPy 1 and 2 name the module of their constructors differently.
-    """
-    scalar, array = np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0]
-    makers = [
-        (maker, f"numpy.{core}.multiarray.{name}")
-        for core in ("core", "_core")
-        for maker, name in ((scalar, "scalar"), (array, "_reconstruct"))
-    ]
-    numbers = [np.dtype(kind) for kind in _NUMBER_KINDS]
-    return [
-        Namespace,
-        np.dtype,
-        np.ndarray,
-        *makers,
-        *{number.type for number in numbers},
-        *{type(number) for number in numbers},
-    ]
-
-
-def _unreadable(message: str) -> InvalidInputError:
-    return InvalidInputError(
-        "checkpoint-unreadable", message, hint="Give the model_best.pth that HistGen's training wrote."
-    )

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from histgen_lib.cores import cores
+from histgen_lib.models.bag_tensors import Features
 from histgen_lib.models.histgen.config import HistGenConfig
 from histgen_lib.models.histgen.decoding import DecodingSettings, Floats, Ints, Step, decode
 from histgen_lib.models.histgen.layout import Arrangement
@@ -28,7 +29,6 @@ from histgen_lib.models.histgen.serving import (
     SLIDE_ONNX,
     STEP_ONNX,
     WORDS_ONNX,
-    Features,
     Written,
     head_inputs,
     layer_inputs,

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from histgen_lib.errors import InvalidInputError
+from histgen_lib.models.bag_tensors import Features, bag_of, grid_spacing_px
 from histgen_lib.models.histgen.config import HistGenConfig
 from histgen_lib.models.histgen.decoding import (
     REQUEST_SETTINGS,
@@ -60,9 +61,6 @@ def layer_inputs(layer: int) -> tuple[str, str, str, str]:
     return (f"keys_{layer}", f"values_{layer}", f"cross_keys_{layer}", f"cross_values_{layer}")
 
 
-Features = npt.NDArray[np.float16] | npt.NDArray[np.float32]
-
-_ROWS_A_LOOK = 4096
 _BAG = Misfit("bag-shape")
 _FEATURES = Misfit("bag-shape", "Encode the slide with the tile encoder that the model was trained with.")
 _SETTING = Misfit("decoding-settings")
@@ -188,29 +186,11 @@ class HistGenRunner:
 
     def read(self, tensors: Tensors) -> Request:
         """Check one request's tensors, and lay its tiles out; raises as `infer`."""
-        features, xy = self._bag(tensors)
+        features, xy = bag_of(tensors, self.config.input_dim)
         runs = self._runs(tensors, len(xy))
         order = self._order(xy, runs, tensors)
         places = arrange(order, self.config.tiles_per_region, self.config.prototype_num, runs)
         return Request(features, places, self._settings(tensors))
-
-    def _bag(self, tensors: Tensors) -> tuple[Features, Ints]:
-        missing = [name for name in ("features", "xy") if name not in tensors]
-        if missing:
-            raise InvalidInputError("tensor-missing", f"The request lacks {', '.join(missing)}.")
-        features, xy = _features(tensors["features"]), np.asarray(tensors["xy"])
-        if features.ndim != 2 or features.shape[1] != self.config.input_dim or xy.shape != (len(features), 2):
-            raise InvalidInputError(
-                "bag-shape",
-                f"This model takes features [tiles, {self.config.input_dim}] and xy [tiles, 2]; "
-                f"these are {list(features.shape)} and {list(xy.shape)}.",
-                hint="Encode the slide with the tile encoder that the model was trained with.",
-            )
-        if not _finite(features):
-            raise InvalidInputError(
-                "bag-not-finite", "Some tile features are not numbers.", hint="Encode the slide again."
-            )
-        return features, xy.astype(np.int64)
 
     def _runs(self, tensors: Tensors, count: int) -> list[int]:
         """Count the tiles of each slide that has regions of its own."""
@@ -273,31 +253,6 @@ def tile_evidence(attention: Floats, tile_weights: Floats, places: Arrangement) 
         placed /= placed.sum()
         np.take(placed, found, out=row, mode="clip")  # that mode writes without a buffer
     return evidence
-
-
-def grid_spacing_px(xy: Ints) -> float:
-    """Return the smallest distance between columns or rows of tiles, in level-0 px; 1 for a single tile."""
-    steps = np.concatenate([np.diff(np.unique(axis)) for axis in np.asarray(xy).T])
-    return float(steps.min()) if steps.size else 1.0
-
-
-def _features(values: npt.NDArray[Any]) -> Features:
-    """Return the features as they are if they are float16, else as float32."""
-    rows = np.asarray(values)
-    return rows if rows.dtype == np.float16 else rows.astype(np.float32, copy=False)
-
-
-def _finite(features: Features) -> bool:
-    """Return whether all features are finite. In parts: a truth value for each takes as much as the bag."""
-    parts = range(0, len(features), _ROWS_A_LOOK)
-    return all(_all_numbers(features[part : part + _ROWS_A_LOOK]) for part in parts)
-
-
-def _all_numbers(features: Features) -> bool:
-    if features.dtype != np.float16:
-        return bool(np.isfinite(features).all())
-    # By the exponent's bits: NumPy converts each float16 first, which takes 20 times as long.
-    return bool(((features.view(np.uint16) & 0x7FFF) < 0x7C00).all())
 
 
 def _single(values: npt.NDArray[Any]) -> Any:

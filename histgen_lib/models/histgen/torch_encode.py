@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from histgen_lib.errors import InvalidInputError
+from histgen_lib.models.bag_tensors import Features
 from histgen_lib.models.captured import captured, size_class
 from histgen_lib.models.histgen.layout import Arrangement
 from histgen_lib.models.histgen.network import HistGen
 from histgen_lib.models.histgen.on_device import DeviceEncoder
-from histgen_lib.models.histgen.serving import Features
 from histgen_lib.models.sending import Sender
 
 _CHUNK_ROWS = 8192

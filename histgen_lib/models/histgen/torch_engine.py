@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from histgen_lib.errors import InvalidInputError
+from histgen_lib.models.bag_tensors import Features
 from histgen_lib.models.histgen.batches import Bag
 from histgen_lib.models.histgen.decoding import Decoded, DecodingSettings, decode, follow
 from histgen_lib.models.histgen.layout import Arrangement
 from histgen_lib.models.histgen.network import HistGen
-from histgen_lib.models.histgen.serving import Features, Written
+from histgen_lib.models.histgen.serving import Written
 from histgen_lib.models.histgen.torch_encode import SlideEncoder
 from histgen_lib.models.histgen.torch_search import OneBeam, Searches
 

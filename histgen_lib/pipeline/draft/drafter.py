@@ -15,6 +15,7 @@ from histgen_lib.errors import InvalidInputError
 from histgen_lib.inference import InferenceServer
 from histgen_lib.models.histgen.serving import NAME
 from histgen_lib.pipeline.draft.sentences import Generated, make_sentences, report_confidence
+from histgen_lib.pipeline.draft.support import Seen, check_sentences, see
 from histgen_lib.pipeline.model import ReportModel
 from histgen_lib.pipeline.provenance import Part, Recipe
 from histgen_lib.reports.record import (
@@ -29,10 +30,14 @@ from histgen_lib.text.synoptic import parse_report
 
 @dataclass(frozen=True, eq=False)
 class Drafted:
-    """A draft, and the evidence of each of its sentences over all tiles of its bags: float32[S, N]."""
+    """A draft, and the evidence of each of its sentences over all tiles of its bags: float32[S, N].
+
+    `seen`: each slide as the retrieval network sees it; empty without one.
+    """
 
     draft: DraftReport
     weights: NDArray[np.float32]
+    seen: tuple[Seen, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,10 @@ class Drafter:
     def _draft(self, parts: Sequence[Part], case_id: str | None = None) -> Drafted:
         model, bags, first = self.model, [part.bag for part in parts], parts[0]
         generated = self._generate(bags)
-        sentences, weights = make_sentences(generated, bags, model, named=case_id is not None)
+        named = case_id is not None
+        sentences, weights = make_sentences(generated, bags, model, named=named)
+        seen = see(model, self.server, bags)
+        sentences = check_sentences(sentences, seen, model, self.server, named=named)
         fields = parse_report(generated.text)
         overall = round(report_confidence(sentences, fields, model.report_statistic), 4)
         confidence = overall if model.calibration.known else None
@@ -90,7 +98,7 @@ class Drafter:
             if case_id is None
             else self.recipe.of_case(case_id, parts),
         )
-        return Drafted(draft, weights)
+        return Drafted(draft, weights, seen)
 
     def _generate(self, bags: Sequence[Bag]) -> Generated:
         for bag in bags:

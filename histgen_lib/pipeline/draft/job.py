@@ -9,12 +9,11 @@ be missing after a crash, and is completed when the event comes again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from histgen_lib.access.slide_files import SlideFiles, recorded_files
 from histgen_lib.catalogue.case import (
@@ -24,17 +23,24 @@ from histgen_lib.catalogue.case import (
     is_still_of_case,
     join_case,
 )
+from histgen_lib.catalogue.cited import note_citations
+from histgen_lib.catalogue.signing import is_withdrawn
 from histgen_lib.catalogue.stored import Source, StoredReport, source_of, sources_of
 from histgen_lib.events import BagReady, Event, ReportDrafted
 from histgen_lib.files import sha256_hex
 from histgen_lib.models.histgen.serving import NAME
 from histgen_lib.pipeline.draft.drafter import Drafted, Drafter
+from histgen_lib.pipeline.draft.kin import Kin, owner_of
+from histgen_lib.pipeline.draft.pairs import read_pairs
+from histgen_lib.pipeline.draft.similar import UNANSWERED, NearestCases, no_answer
 from histgen_lib.pipeline.job import Done, ModelInUse, Progress, Stages, lacking, silent
 from histgen_lib.pipeline.model import ReportModel
 from histgen_lib.pipeline.provenance import Part, case_origin, slide_origin
-from histgen_lib.reports.pictures import Pictures, Place, evidence_places, read_evidence
-from histgen_lib.reports.record import DraftReport, Tiling
+from histgen_lib.reports.notices import unsupported
+from histgen_lib.reports.pictures import Pictures, evidence_places, pair_numbers, read_evidence
+from histgen_lib.reports.record import DraftReport, SimilarCases, Tiling
 from histgen_lib.reports.renderers import render
+from histgen_lib.retrieval.encoding import IMAGE, TEXT
 from histgen_lib.slides import open_slide
 from histgen_lib.storage import ObjectStore
 
@@ -59,12 +65,13 @@ class _Plan:
 
 @dataclass(frozen=True)
 class DraftJob:
-    """Makes reports; see `histgen_lib.pipeline.job.Job`."""
+    """Makes reports; see `histgen_lib.pipeline.job.Job`. `nearest`: where to look for similar cases."""
 
     drafter: Drafter
     store: ObjectStore
     files: SlideFiles
-    takes: ClassVar[type[BagReady]] = BagReady
+    nearest: NearestCases | None = None
+    takes: ClassVar[tuple[type[BagReady], ...]] = (BagReady,)
 
     def find(self, event: Event, ready: BagReady) -> Done[ReportDrafted] | None:
         """See Job. Raises what the store raises."""
@@ -91,7 +98,7 @@ class DraftJob:
         members = [source.member for source in plan.sources]
         if plan.case_id is not None and not is_still_of_case(self.store, ready, members):
             return Done(None)
-        return self._make(plan, Stages(progress))
+        return self._make(plan, ready, Stages(progress))
 
     def lacking(self) -> Sequence[str]:
         """See Job."""
@@ -99,8 +106,12 @@ class DraftJob:
 
     def models(self) -> Sequence[ModelInUse]:
         """See Job."""
-        made = self.drafter.model.provenance
-        return [ModelInUse(NAME, made.name, made.sha256[:12], self.drafter.server.engine(NAME))]
+        model, engine = self.drafter.model, self.drafter.server.engine
+        made, retrieval = model.provenance, model.folder.retrieval_digest
+        return [
+            ModelInUse(NAME, made.name, made.sha256[:12], engine(NAME)),
+            *(ModelInUse(one, made.name, retrieval[:12], engine(one)) for one in (IMAGE, TEXT) if retrieval),
+        ]
 
     def _plan(self, ready: BagReady) -> _Plan | None:
         """Return what to report on; None while slides of the case are missing."""
@@ -117,7 +128,7 @@ class DraftJob:
         found = plan.report.find(plan.turns)
         return None if found is None else _done(plan, *found)
 
-    def _make(self, plan: _Plan, stages: Stages) -> Done[ReportDrafted]:
+    def _make(self, plan: _Plan, ready: BagReady, stages: Stages) -> Done[ReportDrafted]:
         with stages("open"):
             parts = [
                 Part(source.bag(), source.scan, _supplied(source, self.drafter.model))
@@ -125,6 +136,8 @@ class DraftJob:
             ]
         with stages("generate"):
             drafted = self._draft(plan, parts)
+            with stages.timed("similar"):
+                drafted = self._with_similar(plan, ready, drafted)
         with stages("render"):
             with stages.timed("read"):
                 pictures = self._pictures(plan, parts, drafted)
@@ -139,6 +152,37 @@ class DraftJob:
             return self.drafter.draft_case(plan.case_id, parts)
         return self.drafter.draft(parts[0])
 
+    def _with_similar(self, plan: _Plan, ready: BagReady, drafted: Drafted) -> Drafted:
+        """Add the similar cases that the report shows, chosen now or by whoever began it first."""
+        if not drafted.seen:
+            return drafted
+        kin = Kin.of([source.scan for source in plan.sources], ready.case_id)
+        model = self.drafter.model.folder.retrieval_digest
+
+        def ask() -> SimilarCases:
+            if self.nearest is None:
+                return no_answer("off", model)
+            return self.nearest.nearest(drafted.seen, model, kin)
+
+        similar = self._chosen(plan.report, ask)
+        return replace(drafted, draft=drafted.draft.model_copy(update={"similar": similar}))
+
+    def _chosen(self, report: StoredReport, ask: Callable[[], SimilarCases]) -> SimilarCases:
+        """Choose what the report shows, and note it; again, if a case was withdrawn meanwhile.
+
+        Who withdraws one writes that first and then looks for notes: of the two, one sees the other.
+        """
+        similar = report.similar(ask, self._is_citable)
+        while True:
+            note_citations(self.store, report.owner, report.digest, map(owner_of, similar.cases))
+            kept = report.similar(ask, self._is_citable)
+            if kept == similar:
+                return kept
+            similar = kept
+
+    def _is_citable(self, similar: SimilarCases) -> bool:
+        return not any(is_withdrawn(self.store, owner_of(case)) for case in similar.cases)
+
     def _pictures(self, plan: _Plan, parts: Sequence[Part], drafted: Drafted) -> list[Pictures]:
         ends = np.cumsum([len(part.bag) for part in parts])[:-1]
         pictures = []
@@ -146,25 +190,32 @@ class DraftJob:
             plan.sources, parts, np.split(drafted.weights, ends, axis=1), strict=True
         ):
             on_slide = None if plan.case_id is None else source.member.slide_id
-            tiles = self._tiles(source, evidence_places(drafted.draft, on_slide), part.bag.span_px)
-            pictures.append(Pictures(source.thumbnail(), part.bag.xy, part.bag.span_px, weights, tiles))
+            shown = Pictures(source.thumbnail(), part.bag.xy, part.bag.span_px, weights)
+            pictures.append(self._with_pixels(source, shown, drafted.draft, on_slide))
         return pictures
 
-    def _tiles(self, source: Source, places: set[Place], span_px: float) -> dict[Place, NDArray[np.uint8]]:
-        if not places:
-            return {}
+    def _with_pixels(
+        self, source: Source, shown: Pictures, draft: DraftReport, on_slide: str | None
+    ) -> Pictures:
+        """Add what has to be read from the slide, which is opened only if there is something."""
+        places, numbers = evidence_places(draft, on_slide), pair_numbers(draft, on_slide)
+        if not places and not numbers:
+            return shown
         scan = source.scan
         with (
             self.files.open(source.member.uri) as file,
             recorded_files(file.path, scan.fingerprint),
             open_slide(file.path, mpp=scan.mpp, slide_id=scan.slide_id, within=file.within) as slide,
         ):
-            return read_evidence(slide, places, span_px)
+            tiles = read_evidence(slide, places, shown.span_px)
+            return replace(shown, tiles=tiles, pairs=read_pairs(slide, shown, draft, numbers, self.store))
 
 
 def _measure(draft: DraftReport, stages: Stages) -> None:
     """Count what shows whether the model suits the slides. A case is as strange as its strangest one."""
-    domain = draft.out_of_distribution
+    domain, similar = draft.out_of_distribution, draft.similar
+    stages.count("histgen_unsupported_sentences_total", len(unsupported(draft)))
+    stages.count("histgen_similar_unanswered_total", similar is not None and similar.answer in UNANSWERED)
     stages.count("histgen_abstentions_total", draft.abstained)
     stages.count("histgen_out_of_distribution_total", domain.flag)
     if domain.score is not None and domain.threshold:

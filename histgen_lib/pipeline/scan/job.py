@@ -38,7 +38,7 @@ class ScanJob:
     scanner: Scanner
     store: ObjectStore
     files: SlideFiles
-    takes: ClassVar[type[SlideScanned]] = SlideScanned
+    takes: ClassVar[tuple[type[SlideScanned], ...]] = (SlideScanned,)
 
     def find(self, event: Event, scanned: SlideScanned) -> Done[BagReady] | None:
         """See Job. Raises InvalidInputError: "slide-id-invalid", "slide-id-taken"; and as `find_bag`."""

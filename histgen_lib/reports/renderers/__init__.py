@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 When = Literal["drafted", "signed"]
 
 DRAFT_JSON, DRAFT_TEXT, DRAFT_HTML = "draft.json", "draft.txt", "draft.html"
+SIMILAR = "similar.json"
 THUMBNAIL, HEATMAP = "thumbnail.webp", "heatmap.webp"
 
 
@@ -37,6 +38,7 @@ class Rendering:
     `renderer`: "module:function" in this package. The function takes the draft and the pictures of its
     slides, in the draft's order, and returns the bytes of the file; with `each_slide`, a list of the bytes
     for each slide, None for a slide without the file. Each slide of a case has a folder for its files.
+    `needs`: the field of the draft without which there is no such file.
     """
 
     name: str
@@ -44,23 +46,31 @@ class Rendering:
     renderer: str
     when: When = "drafted"
     each_slide: bool = False
+    needs: str = ""
 
     def files(self, draft: DraftReport, pictures: Sequence[Pictures]) -> Iterator[RenderedFile]:
         """Render the draft."""
+        if not self.is_of(draft):
+            return
         module, _, function = self.renderer.partition(":")
         rendered = getattr(import_module(f"{__name__}.{module}"), function)(draft, pictures)
         for name, data in zip(self.names(draft), rendered if self.each_slide else [rendered], strict=True):
             if data is not None:
                 yield RenderedFile(name, data, self.media_type)
 
+    def is_of(self, draft: DraftReport) -> bool:
+        """Whether a draft has this file."""
+        return not self.needs or getattr(draft, self.needs) is not None
+
     def names(self, draft: DraftReport) -> list[str]:
         """Name the files, as paths in the report's folder."""
         if not self.each_slide:
-            return [self.name]
+            return [self.name] if self.is_of(draft) else []
         return [f"{part.slide_id}/{self.name}" for part in draft.slides] or [self.name]
 
 
 RENDERINGS = (
+    Rendering(SIMILAR, "application/json", "similar_json:render", needs="similar"),
     Rendering(THUMBNAIL, "image/webp", "webp:thumbnails", each_slide=True),
     Rendering(HEATMAP, "image/webp", "webp:heatmaps", each_slide=True),
     Rendering(DRAFT_TEXT, "text/plain; charset=utf-8", "text:render"),
@@ -88,5 +98,5 @@ def file_names(draft: DraftReport | None) -> list[str]:
     """
     drafted = [one for one in RENDERINGS if one.when == "drafted"]
     if draft is None:
-        return [one.name for one in drafted if not one.each_slide]
+        return [one.name for one in drafted if not one.each_slide and not one.needs]
     return [name for one in drafted for name in one.names(draft)]

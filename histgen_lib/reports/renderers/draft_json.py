@@ -13,17 +13,10 @@ from pydantic import ValidationError
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.files import indented_json
-from histgen_lib.reports.record import DraftReport
+from histgen_lib.reports.record import DraftReport, Sentence, SimilarCases
 
 if TYPE_CHECKING:
     from histgen_lib.reports.pictures import Pictures
-
-_OF_A_CASE: dict[str, Any] = {
-    "case_id": True,
-    "slides": True,
-    "sentences": {"__all__": {"evidence": {"__all__": {"slide_id": True}}}},
-}
-"""Left out of the report of one slide, for readers that do not know cases."""
 
 _OTHER_SCALE: dict[str, Any] = {"slide": {"file_mpp": True}}
 """Left out where the file's own scale is used, for readers that do not know the field."""
@@ -40,14 +33,35 @@ def to_json(draft: DraftReport) -> bytes:
 
 
 def _empty_fields(draft: DraftReport) -> dict[str, Any]:
-    """Return the fields to leave out because they would say nothing."""
-    calibrated = {"calibrated": True} if draft.calibrated else {}
-    alone = {"provenance": _OTHER_SCALE} if draft.provenance.slide.file_mpp is None else {}
-    if draft.case_id is None:
-        return _OF_A_CASE | calibrated | alone
-    parts = enumerate(draft.slides)
-    slides = {i: _OTHER_SCALE for i, part in parts if part.slide.file_mpp is None}
-    return calibrated | alone | {"slides": slides}
+    """Return the fields to leave out because they would say nothing, for readers that do not know them."""
+    alone = draft.case_id is None
+    empty: dict[str, Any] = {
+        "case_id": alone,
+        "slides": alone
+        or {i: _OTHER_SCALE for i, part in enumerate(draft.slides) if part.slide.file_mpp is None},
+        "calibrated": draft.calibrated,
+        "similar": True if draft.similar is None else _empty_of_similar(draft.similar, alone=alone),
+        "sentences": {i: _empty_of_sentence(one, alone=alone) for i, one in enumerate(draft.sentences)},
+        "provenance": _OTHER_SCALE if draft.provenance.slide.file_mpp is None else {},
+    }
+    return {name: what for name, what in empty.items() if what}
+
+
+def _empty_of_sentence(sentence: Sentence, *, alone: bool) -> dict[str, Any]:
+    if sentence.support is None:
+        support: dict[str, Any] = {"support": True}
+    else:
+        support = {"support": {"slide_id": True}} if alone else {}
+    return support | ({"evidence": {"__all__": {"slide_id": True}}} if alone else {})
+
+
+def _empty_of_similar(similar: SimilarCases, *, alone: bool) -> dict[str, Any]:
+    pairs = {"pairs": {"__all__": {"here_slide_id": True}}} if alone else {}
+    empty = [
+        pairs | {name: True for name in ("case_id", "mpp") if getattr(case, name) is None}
+        for case in similar.cases
+    ]
+    return {"cases": dict(enumerate(empty))}
 
 
 def from_json(data: bytes) -> DraftReport:

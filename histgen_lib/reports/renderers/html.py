@@ -18,6 +18,8 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from histgen_lib.reports.notices import (
+    OTHER_CASES,
+    SIMILARITY,
     checks_words,
     confidence_words,
     evidence_unmeasured,
@@ -26,10 +28,14 @@ from histgen_lib.reports.notices import (
     percent,
     quality_words,
     resolution,
+    similar_words,
+    support_words,
     unread_words,
+    unsupported,
 )
 from histgen_lib.reports.pictures import HeatCells, Pictures, data_uri, overall, png_uri, tile_uri
 from histgen_lib.reports.record import DraftReport, EvidenceTile, Sentence, SlideProvenance
+from histgen_lib.reports.renderers.similar_html import case_views
 
 _TILE_PX = 256
 _SCALE_BARS_UM = (50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000)
@@ -69,6 +75,7 @@ class SentenceView:
     level: str  # high, moderate, low; none where the confidence is not calibrated
     tiles: tuple[TileView, ...]
     note: str  # how far to trust the tiles; empty for a line that has none
+    unsupported: str  # why no region of the slide supports it; empty if one does, or it was not checked
     home: int  # the slide whose map shows its strongest tile
 
 
@@ -128,6 +135,8 @@ def to_html(draft: DraftReport, *pictures: Pictures) -> str:
         "checks": checks_words(draft),
         "unmeasured": evidence_unmeasured(draft),
         "slides": _slide_views(draft, shown),
+        "unsupported": len(unsupported(draft)),
+        "similar": _similar_view(draft, pictures),
         "provenance": _provenance_rows(draft),
     }
     return page_template().render(context) + "\n"
@@ -149,6 +158,15 @@ def css_string(text: str) -> Markup:
     """Return a CSS string that holds `text`, safe inside a page's style element."""
     plain = "".join(c if c.isascii() and (c.isalnum() or c in " .,:-_") else f"\\{ord(c):x} " for c in text)
     return Markup(f'"{plain}"')
+
+
+def _similar_view(draft: DraftReport, pictures: Sequence[Pictures]) -> dict[str, object]:
+    return {
+        "cases": case_views(draft, pictures),
+        "without": similar_words(draft.similar),
+        "similarity": SIMILARITY,
+        "other_cases": OTHER_CASES,
+    }
 
 
 def _shown(draft: DraftReport, pictures: Sequence[Pictures]) -> list[_Shown]:
@@ -187,6 +205,7 @@ def _sentence_view(draft: DraftReport, shown: Sequence[_Shown], index: int) -> S
         level=_level(sentence.confidence, uncertain=sentence.uncertain),
         tiles=tuple(tiles),
         note=evidence_words(sentence) if sentence.evidence and not evidence_unmeasured(draft) else "",
+        unsupported=support_words(sentence) if sentence in unsupported(draft) else "",
         home=tiles[0].slide if tiles else 1,
     )
 

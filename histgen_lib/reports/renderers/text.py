@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from histgen_lib.reports.notices import (
+    OTHER_CASES,
+    SIMILARITY,
+    UNSUPPORTED,
     checks_words,
     confidence_words,
     evidence_unmeasured,
@@ -14,9 +17,12 @@ from histgen_lib.reports.notices import (
     notices,
     quality_words,
     resolution,
+    similar_words,
+    support_words,
     unread_words,
+    unsupported,
 )
-from histgen_lib.reports.record import DraftReport, Sentence
+from histgen_lib.reports.record import DraftReport, Sentence, SimilarCase
 
 if TYPE_CHECKING:
     from histgen_lib.reports.pictures import Pictures
@@ -37,7 +43,8 @@ def to_text(draft: DraftReport) -> str:
     parts.append("\n".join([draft.notice, *(_wrap(f"{n.title}: {n.body}") for n in notes)]))
     parts.append(_title(draft))
     parts.append(draft.text)
-    parts += [section for section in (_confidence(draft), _evidence(draft), _quality(draft)) if section]
+    sections = _confidence(draft), _support(draft), _evidence(draft), _similar(draft), _quality(draft)
+    parts += [section for section in sections if section]
     return "\n\n".join(parts) + "\n"
 
 
@@ -64,6 +71,26 @@ def _evidence(draft: DraftReport) -> str:
         return _wrap(f"Evidence: {unmeasured}")
     hidden = [s for s in draft.sentences if s.evidence and not s.shown_evidence]
     return "\n".join(_wrap(f"Evidence for {_plain(s)}: {evidence_words(s)}") for s in hidden)
+
+
+def _support(draft: DraftReport) -> str:
+    """Name the lines that no region of the slide supports."""
+    return "\n".join(_wrap(f"{UNSUPPORTED} {_plain(s)}: {support_words(s)}") for s in unsupported(draft))
+
+
+def _similar(draft: DraftReport) -> str:
+    """List the similar signed cases, or say why there are none."""
+    cases = draft.similar.cases if draft.similar else ()
+    if not cases:
+        return _wrap(similar_words(draft.similar))
+    heading = _wrap(f"Similar signed cases. {OTHER_CASES} {SIMILARITY}")
+    return "\n".join([heading, *(f"  {one.score:.2f} {_title_of(one)}" for one in cases)])
+
+
+def _title_of(case: SimilarCase) -> str:
+    words = [case.organ, case.diagnosis or case.text.partition("\n")[0]]
+    of = f"case {case.case_id}" if case.case_id else f"slide {case.slide_id}"
+    return f"{', '.join(filter(None, words))} ({of})"
 
 
 def _quality(draft: DraftReport) -> str:

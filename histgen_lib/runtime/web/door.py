@@ -27,7 +27,8 @@ CALLER = "histgen.caller"
 RIGHT_FOR: Mapping[str, Right] = {
     "/slides": "submit",
     "/s3-events": "submit",
-    "/replay": "operate",
+    **dict.fromkeys(("/replay", "/signatures", "/withdrawals"), "operate"),
+    **dict.fromkeys(("/search", "/cases", "/state"), "read"),
     **dict.fromkeys(("/status", "/config", "/metrics", *PROBES), "read"),
 }
 """The right that each page requires unless it is open."""

@@ -6,7 +6,7 @@ import multiprocessing
 import secrets
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,8 +23,9 @@ from histgen_lib.bus import (
     Subscription,
     open_backlog,
     open_publisher,
-    open_subscription,
+    open_subscriptions,
 )
+from histgen_lib.bus._several import SeveralSubscription
 from histgen_lib.errors import TransientError
 from histgen_lib.events import Event, SlideScanned
 from histgen_lib.testing import MemoryBus
@@ -39,6 +40,16 @@ class InMemory(BusSettings):
     bus: MemoryBus = field(default_factory=MemoryBus)
 
 
+@dataclass(frozen=True)
+class Beside(BusSettings):
+    """Settings with which every subscription has another topic beside its own, on which nothing comes."""
+
+
+@dataclass(frozen=True)
+class BesideInMemory(InMemory, Beside):
+    """The same, of a broker in this process."""
+
+
 def publisher_of(settings: BusSettings) -> Publisher:
     """Open a publisher to any broker."""
     if isinstance(settings, InMemory):
@@ -49,9 +60,20 @@ def publisher_of(settings: BusSettings) -> Publisher:
 
 def subscribe(settings: BusSettings, topic: str, group: str) -> Subscription:
     """Open a subscription to any broker."""
-    if isinstance(settings, InMemory):
-        return settings.bus.subscribe(topic, group, session_s=settings.session_s)
-    return open_subscription(settings, topic, group)
+    if isinstance(settings, Beside):
+        return subscribe_all(settings, {topic: group, f"{topic}-beside": f"{group}-beside"})
+    return subscribe_all(settings, {topic: group})
+
+
+def subscribe_all(settings: BusSettings, groups: Mapping[str, str]) -> Subscription:
+    """Open one subscription to several topics of any broker."""
+    if not isinstance(settings, InMemory):
+        return open_subscriptions(settings, groups)
+    found = {
+        topic: settings.bus.subscribe(topic, group, session_s=settings.session_s)
+        for topic, group in groups.items()
+    }
+    return SeveralSubscription(found) if len(found) > 1 else found.popitem()[1]
 
 
 def watching(settings: BusSettings) -> Backlog:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from bus_aside_suite import AsideSuite
 from bus_backlog_suite import BacklogSuite
+from bus_members import Beside
+from bus_several_suite import SeveralSuite
 from bus_suite import BusSuite
 
 from histgen_lib.bus import BusSettings
@@ -28,6 +30,26 @@ class TestEmbeddedBus(BusSuite):
 
 
 class TestEmbeddedAside(AsideSuite):
+    """The shared suite."""
+
+
+class TestEmbeddedBesideBus(BusSuite):
+    """The shared suite, by members that have another topic beside."""
+
+    @pytest.fixture
+    def settings(self, tmp_path: Path) -> BusSettings:
+        return Beside(f"embedded:{tmp_path / 'bus.db'}")
+
+
+class TestEmbeddedBesideAside(AsideSuite):
+    """The shared suite, by such members."""
+
+    @pytest.fixture
+    def settings(self, tmp_path: Path) -> BusSettings:
+        return Beside(f"embedded:{tmp_path / 'bus.db'}")
+
+
+class TestEmbeddedSeveral(SeveralSuite):
     """The shared suite."""
 
 

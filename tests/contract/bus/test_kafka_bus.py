@@ -9,6 +9,7 @@ import pytest
 from bus_aside_suite import AsideSuite
 from bus_backlog_suite import BacklogSuite
 from bus_members import publish
+from bus_several_suite import SeveralSuite
 from bus_suite import BusSuite
 from kafka import KafkaAdminClient, TopicPartition
 
@@ -32,6 +33,10 @@ class TestKafkaBus(BusSuite):
 
 
 class TestKafkaAside(AsideSuite):
+    """The shared suite."""
+
+
+class TestKafkaSeveral(SeveralSuite):
     """The shared suite."""
 
 

@@ -7,7 +7,8 @@ import dataclasses
 import pytest
 from bus_aside_suite import AsideSuite
 from bus_backlog_suite import BacklogSuite
-from bus_members import InMemory, Member, members, publish, scanned
+from bus_members import BesideInMemory, InMemory, Member, members, publish, scanned
+from bus_several_suite import SeveralSuite
 from bus_suite import SLIDES, BusSuite, take
 from waiting import until
 
@@ -43,6 +44,26 @@ class TestMemoryBus(BusSuite):
 
 
 class TestMemoryAside(AsideSuite):
+    """The shared suite."""
+
+
+class TestMemoryBesideBus(TestMemoryBus):
+    """The shared suite, by members that have another topic beside."""
+
+    @pytest.fixture
+    def settings(self) -> BusSettings:
+        return BesideInMemory("memory:")
+
+
+class TestMemoryBesideAside(AsideSuite):
+    """The shared suite, by such members."""
+
+    @pytest.fixture
+    def settings(self) -> BusSettings:
+        return BesideInMemory("memory:")
+
+
+class TestMemorySeveral(SeveralSuite):
     """The shared suite."""
 
 

@@ -25,8 +25,8 @@ MINUTES_S = 180.0
 ROW = """    Service(
         "toy",
         "worker",
-        takes=ReportDrafted,
-        gives=None,
+        takes=(ReportDrafted,),
+        gives=(),
         settings="services.toy.app:ToySettings",
         factory="services.toy.app:make_toy",
     ),

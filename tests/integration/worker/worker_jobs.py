@@ -156,8 +156,7 @@ def run(folder: Path, stop: Stop | None = None, **options: Unpack[Options]) -> i
     values = {"deadline_s": 60.0, "grace_s": 30.0, **options}
     spec = WorkerSpec(
         "tiler",
-        "slide.scanned",
-        f"tilers-{folder.name}",
+        {"slide.scanned": f"tilers-{folder.name}"},
         partial(make_job, folder),
         Address("127.0.0.1", port, folder / "token", folder / "run"),
         backoff=Backoff(0.01, 0.05),

@@ -154,16 +154,16 @@ def test_a_new_row_in_the_table_is_a_new_deployment_without_an_edit(generator, t
 
     rows = (
         *SERVICES,
-        Service("librarian", "worker", ReportSigned, None, "services.reporter.app:ReporterSettings", ":"),
-        Service("review", "web", None, None, "services.settings:ServiceSettings", ":"),
+        Service("archivist", "worker", (ReportSigned,), (), "services.reporter.app:ReporterSettings", ":"),
+        Service("review", "web", (), (), "services.settings:ServiceSettings", ":"),
     )
     chart = Path(shutil.copytree(CHART, tmp_path / "histgen"))
     (chart / "files" / "services.json").write_text(generator.text(rows))
     found = render(values_of("hospital"), chart=chart)
 
-    assert "Deployment/lab-histgen-librarian" in pods(found)
-    scaled = one(found, "ScaledObject", "lab-histgen-librarian")
-    assert scaled["spec"]["triggers"][0]["metadata"]["consumerGroup"] == "histgen-librarian"
+    assert "Deployment/lab-histgen-archivist" in pods(found)
+    scaled = one(found, "ScaledObject", "lab-histgen-archivist")
+    assert scaled["spec"]["triggers"][0]["metadata"]["consumerGroup"] == "histgen-archivist"
     assert "report.signed" in {topic["spec"]["topicName"] for topic in of_kind(found, "KafkaTopic")}
     assert one(found, "Service", "lab-histgen-review")
     assert one(found, "PodDisruptionBudget", "lab-histgen-review")

@@ -195,6 +195,8 @@ def test_who_speaks_to_whom_is_named():
     assert allowed(found, "ingress", "Deployment/lab-histgen-triton") == {
         ("tiler", 8001),
         ("reporter", 8001),
+        ("librarian", 8001),
+        ("search", 8001),
         ("monitoring", 8002),
         ("monitoring", 9102),
     }
@@ -208,14 +210,26 @@ def test_who_speaks_to_whom_is_named():
             issuer,
             ("triton", 8001),
         }
-    assert allowed(found, "ingress", "Deployment/lab-histgen-gateway") == {
-        scrape,
-        ("ingress-nginx", 8080),
-        ("test", 8080),
-    }
+    for web in ("gateway", "search"):
+        assert allowed(found, "ingress", f"Deployment/lab-histgen-{web}") == {
+            scrape,
+            ("ingress-nginx", 8080),
+            ("test", 8080),
+        }
     assert allowed(found, "egress", "Deployment/lab-histgen-gateway") == {*DNS, broker, store, issuer}
+    assert allowed(found, "egress", "Deployment/lab-histgen-search") == {
+        *DNS,
+        broker,
+        store,
+        issuer,
+        ("triton", 8001),
+    }
     assert allowed(found, "egress", "CronJob/lab-histgen-retention") == {*DNS, store}
-    assert allowed(found, "egress", "Pod/lab-histgen-test") == {*DNS, ("gateway", 8080)}
+    assert allowed(found, "egress", "Pod/lab-histgen-test") == {
+        *DNS,
+        ("gateway", 8080),
+        ("search", 8080),
+    }
     assert allowed(found, "ingress", "Pod/lab-histgen-test") == set()
 
 
@@ -260,7 +274,7 @@ def test_traces_of_some_services_open_a_way_for_these_alone(place):
 def test_where_a_kind_of_service_is_off_its_exceptions_open_nothing():
     """A policy without components or peers would be for all pods, or for anybody."""
     found = changed("kinds.worker.enabled", False)
-    assert allowed(found, "ingress", TRITON) == {("monitoring", 8002), ("monitoring", 9102)}
+    assert allowed(found, "ingress", TRITON) == {("search", 8001), ("monitoring", 8002), ("monitoring", 9102)}
     assert ("triton", 8001) not in allowed(found, "egress", GATEWAY)
 
     found = changed("kinds.web.enabled", False)
@@ -282,7 +296,11 @@ def test_whoever_scrapes_may_do_so_whether_or_not_the_operator_is_there():
 def test_dns_may_be_elsewhere():
     shift = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "openshift-dns"}}}]
     found = changed("networkPolicy.dns", {"to": shift, "ports": [5353]})
-    assert allowed(found, "egress", "Pod/lab-histgen-test") == {("openshift-dns", 5353), ("gateway", 8080)}
+    assert allowed(found, "egress", "Pod/lab-histgen-test") == {
+        ("openshift-dns", 5353),
+        ("gateway", 8080),
+        ("search", 8080),
+    }
     policy = one(found, "NetworkPolicy", "lab-histgen-to-dns")
     assert {port["protocol"] for port in policy["spec"]["egress"][0]["ports"]} == {"TCP", "UDP"}
 

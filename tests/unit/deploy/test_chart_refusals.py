@@ -53,9 +53,9 @@ CONTRADICTIONS: list[tuple[str, object, str]] = [
     ("kafka.partitions", 20, "kafka.partitions is 20, but up to 24 workers of the tiler would share them"),
     ("services.tiler.minReplicas", 30, "maxReplicas of the tiler is less than its minReplicas"),
     (
-        "services.librarian",
+        "services.archivist",
         {},
-        "services.librarian: there is no such service. There are: gateway, tiler, reporter",
+        "services.archivist: there is no such service. There are: gateway, tiler, reporter",
     ),
     (
         "services.tiler",

@@ -45,8 +45,9 @@ def real_compose() -> None:
 
 
 def test_docker_compose_accepts_it_with_each_profile(real_compose: None) -> None:
-    for profile in ("cpu", "gpu"):
-        ran = compose(FILE.read_text(), "--profile", profile, "config", "--quiet")
+    for profiles in (["cpu"], ["gpu"], ["cpu", "retrieval"]):
+        chosen = [word for profile in profiles for word in ("--profile", profile)]
+        ran = compose(FILE.read_text(), *chosen, "config", "--quiet")
         assert (ran.returncode, ran.stdout + ran.stderr) == (0, "")
 
 
@@ -67,7 +68,8 @@ def test_docker_compose_would_refuse_a_mistake(real_compose: None, right: str, w
 def test_the_structure_is_read_here_as_docker_compose_reads_it(
     real_compose: None, services: dict[str, Any]
 ) -> None:
-    ran = compose(FILE.read_text(), "--profile", "cpu", "--profile", "gpu", "config", "--format", "json")
+    every = [word for profile in ("cpu", "gpu", "retrieval") for word in ("--profile", profile)]
+    ran = compose(FILE.read_text(), *every, "config", "--format", "json")
     theirs = json.loads(ran.stdout)["services"]
     assert set(theirs) == set(services)
     for name, service in services.items():
@@ -155,7 +157,7 @@ def test_nothing_is_published_but_on_loopback_and_servers_are_on_internal_networ
     whole: dict[str, Any], services: dict[str, Any]
 ) -> None:
     published = {name: one["ports"] for name, one in services.items() if "ports" in one}
-    assert set(published) == {"gateway", "prometheus", "grafana"}
+    assert set(published) == {"gateway", "search", "prometheus", "grafana"}
     assert all(port.startswith("127.0.0.1:") for ports in published.values() for port in ports)
     open_networks = {name for name, one in whole["networks"].items() if not one.get("internal")}
     for name in CLOSED:

@@ -10,6 +10,7 @@ import httpx
 from gateway_fakes import GatewayLab
 from service_access import bearer, locked
 
+from histgen_lib.catalogue.sign_off import SignOff
 from histgen_lib.runtime.stopping import Stop
 from services.gateway.app import GatewayBoard
 from services.gateway.http import HttpApi
@@ -25,7 +26,8 @@ class Client:
         self.lab, self.stop, self.board = lab, Stop(), GatewayBoard()
         self.touched: list[str] = []
         replaying = Replaying(lab.store, lab.bus, self.touched.append)
-        self.api = HttpApi(lab.intake, self.board, self.stop, replaying, **options)
+        sign_off = SignOff(lab.store, lab.bus)
+        self.api = HttpApi(lab.intake, self.board, self.stop, replaying, sign_off, **options)
         self.door = locked(self.api.app())
 
     async def send(self, method: str, path: str, **more: Any) -> httpx.Response:

@@ -218,12 +218,7 @@ def test_settings_reach_the_parts_of_a_worker(monkeypatch):
     settings = ServiceSettings.load(port=7003)
     spec = worker_spec(service_named("tiler"), settings)
 
-    assert (spec.name, spec.group, spec.topic, spec.address.port) == (
-        "tiler",
-        "histgen-tiler",
-        "slide.scanned",
-        7003,
-    )
+    assert (spec.name, spec.groups, spec.address.port) == ("tiler", {"slide.scanned": "histgen-tiler"}, 7003)
     assert storage_settings(settings).endpoint == "http://minio:9000"
     assert bus_settings(settings).url == "embedded:/lab/bus.db"
 

@@ -210,8 +210,7 @@ class World:
     def worker(self, **limits: Unpack[Limits]) -> Worker:
         spec = WorkerSpec(
             "w",
-            "slide.scanned",
-            "g",
+            {"slide.scanned": "g"},
             FakeRunner,
             Address("127.0.0.1", 0, Path("/token")),
             backoff=Backoff(0, 0),

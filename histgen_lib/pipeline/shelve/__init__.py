@@ -1,0 +1,1 @@
+"""Drafts, signatures and withdrawals → the case index."""

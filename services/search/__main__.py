@@ -1,0 +1,8 @@
+"""`python -m services.search`."""
+
+from __future__ import annotations
+
+from services.run import main
+
+if __name__ == "__main__":
+    main("search")
