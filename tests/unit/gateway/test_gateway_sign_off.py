@@ -114,9 +114,8 @@ def test_a_withdrawn_case_is_signed_again_only_with_reinstate(client: Client, la
         ("/withdrawals", {"slide_id": "a/b"}, (404, "case-unknown")),
     ],
 )
-def test_what_cannot_be_is_refused_and_leaves_nothing(
-    client: Client, lab: GatewayLab, digest: str, page, body, refused
-):
+def test_what_cannot_be_is_refused_and_leaves_nothing(client: Client, digest: str, page, body, refused):
+    lab = client.lab
     before = {info.key for info in lab.store.list()}
     assert error_of(client.post(page, body)) == refused
     assert {info.key for info in lab.store.list()} == before
