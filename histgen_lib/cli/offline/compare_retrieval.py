@@ -207,5 +207,6 @@ _NOTES = (
     "FGCR has the same sizes and budget, the authors' losses and no augmentation.",
     "Regions: late interaction, as the case index ranks. Evidence: the region most like the query's, in each "
     "of the five slides that it finds; a hit without a lesion is wrong. Chance is a random region of "
-    "these hits, for each column in turn.",
+    "these hits, stated for each search.",
+    "Training minutes are wall time with the threads of the command, on a machine that other work may share.",
 )

@@ -74,6 +74,8 @@ def _one_query(codes: NDArray[Any], gallery: Floats, starts: NDArray[np.int64]) 
 
 def _clustered(points: NDArray[np.float64], count: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return each point's cluster and the centres, at most `count` of them."""
+    if count == 1:
+        return np.zeros(len(points), dtype=np.int64), points.mean(axis=0, keepdims=True)
     try:
         from sklearn.cluster import KMeans
     except ImportError as error:

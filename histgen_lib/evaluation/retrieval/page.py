@@ -126,7 +126,7 @@ def _regions_table(methods: Sequence[Method]) -> list[str]:
     for kind in able[-1].evidence if able else ():
         for what, label in (("meets", "overlaps the lesion"), ("mostly", "lies mostly on it")):
             title = f"evidence of {kind}: the region there {label}"
-            rows.append([title, *(_pairs_cell(one, kind, what) for one in able), "as stated"])
+            rows.append([title, *(_pairs_cell(one, kind, what) for one in able), _ABSENT])
     return _table(["", *(one.name for one in able), "chance"], rows)
 
 
