@@ -9,7 +9,7 @@ BROKER ?= embedded
 DATA ?= data
 MODEL := histgen_lib/pretrained/synthetic-he
 
-.PHONY: help setup demo test test-e2e lint bench bench-status bench-stream bench-idle bench-histgen chaos dashboards demo-model test-world evaluate-demo comparison chart bench-capacity capacity settings
+.PHONY: help setup demo test test-e2e lint bench bench-status bench-stream bench-idle bench-histgen chaos dashboards demo-model test-world evaluate-demo comparison chart bench-capacity capacity settings retrieval-model retrieval-world retrieval-table
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -77,7 +77,7 @@ bench-capacity: setup ## the simulation beside a real stack: the same slides, th
 capacity: setup ## the tables and pictures of docs/capacity.md: days from 100 to a million slides, simulated
 	$(BIN)/python -m histgen_lib.capacity.manual docs/capacity.md
 
-demo-model: setup ## rebuild the shipped model from scratch (about an hour on 2 cores)
+demo-model: setup ## rebuild the shipped model from scratch (about an hour on 2 cores); then make retrieval-model
 	$(BIN)/histgen synth --count 1200 --seed 1 --split train --out $(DATA)/world
 	$(BIN)/histgen synth --start 1200 --count 100 --seed 1 --split val --out $(DATA)/world
 	$(BIN)/histgen train-encoder --world $(DATA)/world --max-slides 420 --tile-passes 90000 --threads 1 --out $(DATA)/encoder
@@ -89,6 +89,22 @@ demo-model: setup ## rebuild the shipped model from scratch (about an hour on 2 
 	rm -rf $(MODEL) && mkdir -p $(MODEL)/training
 	cp $(DATA)/synthetic-he/*.* $(MODEL)/ && cp $(DATA)/synthetic-he/training/metrics.csv $(MODEL)/training/
 	$(BIN)/python -c "from histgen_lib.export import export_local; export_local('$(MODEL)', 'model_repository', reference=True)"
+
+retrieval-model: setup ## train the shipped model's retrieval network anew, on 800 slides (half an hour on 2 cores)
+	$(BIN)/histgen synth --count 700 --seed 1 --split train --out $(DATA)/cases
+	$(BIN)/histgen synth --start 700 --count 100 --seed 1 --split val --out $(DATA)/cases
+	$(BIN)/histgen encode $(DATA)/cases/slides --encoder $(MODEL) --out $(DATA)/case-bags
+	$(BIN)/histgen train-retrieval --annotation $(DATA)/cases/annotation.json --bags $(DATA)/case-bags --model $(MODEL) --threads 1 --out $(DATA)/retrieval
+	mkdir -p $(MODEL)/training/retrieval && cp $(DATA)/retrieval/training/retrieval/metrics.csv $(MODEL)/training/retrieval/
+	cp $(DATA)/retrieval/{fgcr*,config.json,graphs.json} $(MODEL)/
+	$(BIN)/python -c "from histgen_lib.export import export_local; export_local('$(MODEL)', 'model_repository', reference=True)"
+
+retrieval-world: setup ## 160 slides that no training has seen, and their bags
+	$(BIN)/histgen synth --count 160 --seed 780 --split test --out $(DATA)/case-test
+	$(BIN)/histgen encode $(DATA)/case-test/slides --encoder $(MODEL) --out $(DATA)/case-test-bags
+
+retrieval-table: retrieval-model retrieval-world ## docs/retrieval-comparison.md: FGCR beside simpler searches (half an hour after its slides)
+	$(BIN)/histgen compare-retrieval --annotation $(DATA)/case-test/annotation.json --bags $(DATA)/case-test-bags --truth $(DATA)/case-test/truth --train-annotation $(DATA)/cases/annotation.json --train-bags $(DATA)/case-bags --train-truth $(DATA)/cases/truth --model $(MODEL) --threads 1 --out $(DATA)/searches
 
 test-world: setup ## 60 slides of a seed not used in training, and their bags
 	$(BIN)/histgen synth --count 60 --seed 777 --split test --out $(DATA)/test

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from histgen_lib.retrieval._lance_errors import storage_translated
 from histgen_lib.retrieval._lance_link import Link
 from histgen_lib.retrieval._lance_reader import Reader
+from histgen_lib.retrieval._lance_resident import Resident
 from histgen_lib.retrieval._lance_rows import to_rows
 from histgen_lib.retrieval._lance_versions import Versions
 from histgen_lib.retrieval._lance_writer import Writer
@@ -25,42 +27,49 @@ class LanceCaseIndex:
         self._link = Link(settings.storage)
         versions = Versions(store, where)
         self._writer, self._reader = Writer(self._link, versions), Reader(self._link, versions)
+        self._resident = Resident(self._link, self._reader) if settings.resident else None
 
     def put(self, entries: Sequence[CaseEntry]) -> None:
         """See `CaseIndex.put`."""
         for entry in entries:
             check_entry(entry)
         if entries:
-            self._writer.put(to_rows(entries))
+            with self._changing():
+                self._writer.put(to_rows(entries))
 
     def find(self, slide_id: str) -> CaseEntry | None:
         """See `CaseIndex.find`."""
-        return self._reader.find(slide_id)
+        return (self._resident or self._reader).find(slide_id)
 
     def withdraw(self, owners: Iterable[str]) -> int:
         """See `CaseIndex.withdraw`."""
         gone = set(owners)
-        return self._writer.withdraw(gone) if gone else 0
+        if not gone:
+            return 0
+        with self._changing():
+            return self._writer.withdraw(gone)
 
     def search(self, query: Query) -> list[Hit]:
         """See `CaseIndex.search`."""
         check_query(query)
-        return self._reader.search(query)
+        return (self._resident or self._reader).search(query)
 
     def compact(self) -> None:
         """See `CaseIndex.compact`."""
-        self._writer.compact()
+        with self._changing():
+            self._writer.compact()
 
     def rebuild(
         self, model: str, entries: Callable[[], Iterable[CaseEntry]], *, progress: Callable[[int], None]
     ) -> IndexState:
         """See `CaseIndex.rebuild`."""
-        self._writer.rebuild(lambda: _checked(entries(), model), progress)
+        with self._changing():
+            self._writer.rebuild(lambda: _checked(entries(), model), progress)
         return self.state()
 
     def state(self) -> IndexState:
         """See `CaseIndex.state`."""
-        return self._reader.state()
+        return (self._resident or self._reader).state()
 
     def behind_s(self) -> float:
         """See `CaseIndex.behind_s`."""
@@ -68,7 +77,18 @@ class LanceCaseIndex:
 
     def close(self) -> None:
         """See `CaseIndex.close`."""
+        if self._resident:
+            self._resident.close()
         self._link.close()
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Have this process see its own changes at once, also those that failed half-way."""
+        try:
+            yield
+        finally:
+            if self._resident:
+                self._resident.changed()
 
 
 def open_case_index(settings: CaseIndexSettings) -> CaseIndex:

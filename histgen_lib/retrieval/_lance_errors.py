@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 
 from histgen_lib.errors import FatalError, HistgenError, TransientError
 
-FOREIGN = (RuntimeError, ValueError, OSError, TimeoutError, TypeError, KeyError, NotImplementedError)
-"""All that lancedb and pyarrow raise (pyarrow's errors are kinds of these)."""
+FOREIGN = (RuntimeError, ValueError, OSError, TimeoutError, TypeError, KeyError, CancelledError)
+"""All that lancedb and pyarrow raise (pyarrow's errors are kinds of these); closing cancels calls."""
 
 
 class MovedError(Exception):
@@ -42,7 +43,7 @@ _KINDS = tuple(
 
 def kind_of(error: BaseException) -> str:
     """Return what an exception of LanceDB means: "clash", "denied", "bucket", "away", "moved", "damaged"."""
-    if isinstance(error, TimeoutError):
+    if isinstance(error, TimeoutError | CancelledError):
         return "away"
     text = " ".join(str(error).split()) or "?"
     return next(name for name, pattern in _KINDS if pattern.search(text))

@@ -7,6 +7,7 @@ fork, or starts its children by spawning them, as the workers do.
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -43,6 +44,7 @@ class Link:
         self._settings = settings
         self.where = settings.url
         self.deadline_s = _ATTEMPTS * settings.timeout_s
+        self._process = os.getpid()
         self._lock = threading.RLock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connection: Any = None
@@ -77,6 +79,10 @@ class Link:
 
     def run(self, call: Callable[[], Awaitable[T]], *, copying: bool = False) -> T:
         """Wait for a call, as long as one answer may take (`deadline_s`) or one step of copying."""
+        if self._process != os.getpid():  # it would wait for threads that the fork has not copied
+            raise unusable(
+                self.where, "it was opened before a fork", hint="Open it in the process that uses it."
+            )
         limit_s = _COPYING_S if copying else self.deadline_s
 
         async def within() -> T:
@@ -95,12 +101,12 @@ class Link:
             yield batch
 
     def close(self) -> None:
-        """End the thread."""
+        """End what is under way, and the thread."""
         with self._lock:
             loop, self._loop = self._loop, None
             self._tables, self._connection = {}, None
         if loop:
-            loop.call_soon_threadsafe(loop.stop)
+            asyncio.run_coroutine_threadsafe(_end_all(), loop)
 
     def _running(self) -> asyncio.AbstractEventLoop:
         with self._lock:
@@ -121,6 +127,12 @@ class Link:
             self._connection = self.run(lambda: lancedb.connect_async(uri, storage_options=options or None))
             self._connected_with = options
         return self._connection
+
+
+async def _end_all() -> None:
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+    asyncio.get_running_loop().call_soon(asyncio.get_running_loop().stop)
 
 
 def uri_of(settings: StorageSettings) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -92,7 +92,11 @@ class Reader:
 
     def _state(self, table: Any, version: Version) -> IndexState:
         columns = ["slide_id", "owner", "model", "organ", "count", "revision"]
-        rows = newest(self._link.run(table.query().select(columns).to_arrow).to_pylist())
+        rows = self._link.run(table.query().select(columns).to_arrow)
+        return self.state_of(version, newest(rows.to_pylist()))
+
+    def state_of(self, version: Version, rows: Sequence[dict[str, Any]]) -> IndexState:
+        """Count entries. `rows`: slide_id, owner, model, organ, count and revision of each."""
         models = Counter(row["model"] for row in rows).most_common(1)
         return IndexState(
             version=version.number,

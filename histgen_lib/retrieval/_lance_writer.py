@@ -128,7 +128,9 @@ class Writer:
         except BaseException:
             self._versions.abandon(version)
             raise
-        if not self._versions.switch(settled):
+        switched = self._versions.switch(settled)
+        standing = self._versions.standing().current
+        if not switched or standing is None or standing.number != version.number:
             raise unavailable(self._link.where, "it was away too long while it filled a version")
 
     def _copy(self, version: Version, batches: Iterator[Any]) -> Version:

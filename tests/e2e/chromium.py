@@ -32,6 +32,32 @@ FLAGS = (
 )
 KEYS = {"Tab": (9, ""), "Enter": (13, "\r"), "Escape": (27, ""), "Space": (32, " ")}
 
+_FAINT_WORDS = """
+(() => {
+  const parse = c => { const v = c.match(/[\\d.]+/g).map(Number); return v.length < 4 ? [...v, 1] : v; };
+  const linear = v => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+  const light = c => 0.2126 * linear(c[0]) + 0.7152 * linear(c[1]) + 0.0722 * linear(c[2]);
+  const over = (top, under) => [0, 1, 2].map(i => top[i] * top[3] + under[i] * (1 - top[3])).concat(1);
+  const ground = e => {
+    if (!e) return [255, 255, 255, 1];
+    const own = parse(getComputedStyle(e).backgroundColor);
+    return own[3] === 1 ? own : over(own, ground(e.parentElement));
+  };
+  const found = [];
+  const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let node; (node = walk.nextNode());) {
+    const e = node.parentElement, style = getComputedStyle(e);
+    if (!node.data.trim() || !e.checkVisibility({visibilityProperty: true}) || e.closest('.skip')) continue;
+    const under = ground(e), alpha = parse(style.color);
+    alpha[3] *= Number(style.opacity);
+    const [a, b] = [light(over(alpha, under)), light(under)].sort((x, y) => y - x);
+    const size = parseFloat(style.fontSize), large = size >= 24 || (size >= 18.66 && style.fontWeight >= 700);
+    if ((a + 0.05) / (b + 0.05) < (large ? 3 : 4.5)) found.push([node.data.trim(), style.color, under]);
+  }
+  return found;
+})()
+"""
+
 
 class Page:
     """One tab, over the DevTools protocol on a pipe: commands are answered in turn, events are kept."""
@@ -141,6 +167,10 @@ class Page:
             printBackground=False, displayHeaderFooter=False,
         )  # fmt: skip
         return base64.b64decode(answer["data"])
+
+    def faint(self) -> list[Any]:
+        """List text with too little contrast (WCAG AA): the words, their colour, and what is under them."""
+        return list(self.js(_FAINT_WORDS))
 
     def complaints(self) -> list[str]:
         """List what the page itself caused: console messages, errors, loads that failed or left the file."""

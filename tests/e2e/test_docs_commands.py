@@ -153,6 +153,7 @@ def test_a_block_that_others_run_names_who_does():
             telling += ("import-official", "report", "encode", "compile", "export", "plan", "helm", "kubectl")
             telling += ("sync", "compose", "deploy/images/build.sh", "supervise-models")
             telling += ("sign", "withdraw", "cases")
+            telling += ("train-retrieval", "evaluate-retrieval", "compare-retrieval", "mine-prompts")
             words = [word for word in command.split() if word in telling]
             assert words, f"{block.where}: {block.runner} has to run something of it"
             assert any(word in ran for word in words), f"{block.where}: {block.runner} does not run it"

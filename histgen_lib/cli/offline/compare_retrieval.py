@@ -203,7 +203,7 @@ _NOTES = (
     "MAP@5 is, as FGCR's authors define it, the mean over the queries of the mean precision at the relevant "
     "ones of the first five hits; [evaluation.md](evaluation.md#retrieval) has all definitions.",
     "All searches see the same tile features. The two poolings have FGCR's text encoder, its alignment loss "
-    "(WRA, as [training.md](training.md#the-retrieval-network) describes it) and the same budget; the published "
+    "(WRA, as [training.md](training.md#the-retrieval-network) describes it) and the same budget. Published "
     "FGCR has the same sizes and budget, the authors' losses and no augmentation.",
     "Regions: late interaction, as the case index ranks. Evidence: the region most like the query's, in each "
     "of the five slides that it finds; a hit without a lesion is wrong. Chance is a random region of "

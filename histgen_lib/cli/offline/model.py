@@ -122,6 +122,7 @@ def facts_of(model: ModelFolder) -> dict[str, Any]:
         "retrieval": {"sha256": model.retrieval_digest, **model.retrieval.get("network", {})}
         if model.retrieval
         else {},
+        "consistency": dict(model.retrieval.get("consistency") or {}),
         "files": [{"name": f.name, "bytes": f.stat().st_size, "sha256": sha256_file(f)} for f in files],
     }
 
@@ -148,10 +149,31 @@ def print_facts(facts: dict[str, Any]) -> None:
         stated = {key: value for key, value in facts[section].items() if value != ""}
         pairs = ", ".join(f"{key} {_short(value)}" for key, value in stated.items())
         console.print(f"{section:12} {pairs or 'none'}", soft_wrap=True)
+    _print_consistency(facts["consistency"])
     table = Table("File", "Size", "SHA-256", box=None, pad_edge=False)
     for file in facts["files"]:
         table.add_row(file["name"], f"{file['bytes'] / 1e6:.2f} MB", file["sha256"][:16] + "…")
     console.print(table)
+
+
+def _print_consistency(stated: dict[str, Any]) -> None:
+    """Print how often lines were flagged when the consistency check was measured, by the field they state."""
+    from rich.table import Table
+
+    from histgen_lib.pipeline.consistency import Consistency
+
+    check = Consistency.from_config(stated)
+    measured = {"all lines": check.lines, **check.fields}
+    table = Table("Lines checked", "Score needed", "Wrong ones flagged", "Right ones flagged", box=None)
+    for name, figures in measured.items():
+        if figures is not None:
+            wrong = f"{figures.wrong_flagged} of {figures.wrong}"
+            right = f"{figures.right_flagged} of {figures.right}"
+            table.add_row(name.replace("_", " "), f"{figures.threshold:.2f}", wrong, right)
+    if table.row_count:
+        out().print(table)
+    if check.unchecked:
+        out().print(f"Never checked: {', '.join(sorted(check.unchecked)).replace('_', ' ')}", soft_wrap=True)
 
 
 def _print_checks(checks: Sequence[EvidenceCheck]) -> None:

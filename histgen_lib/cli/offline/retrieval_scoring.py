@@ -210,10 +210,13 @@ def _collection(seen: Embedded, *, regions: bool) -> Collection:
 
 def _evidence(
     embedder: Embedder, asked: Match, queries: Sequence[RegionCase], gallery: Sequence[RegionCase]
-) -> tuple[EvidencePairs, EvidencePairs]:
-    """Score evidence: by the query's region on its lesion, and by what the network sees of its box alone."""
+) -> tuple[EvidencePairs | None, EvidencePairs | None]:
+    """Score evidence: by the query's region on its lesion, and by what the network sees of its box alone.
+
+    None where no region lies mostly on its lesion, as with few large regions.
+    """
     from histgen_lib.evaluation.retrieval import RegionCase, nearest_by_region, score_regions
-    from histgen_lib.evaluation.retrieval.regions import shares_on
+    from histgen_lib.evaluation.retrieval.regions import MOSTLY, shares_on
 
     rows = [row for row, case in enumerate(queries) if case.polygons]
     whole = [queries[row] for row in rows]
@@ -224,7 +227,9 @@ def _evidence(
         for case, some, places in zip(whole, regions, found, strict=True)
     ]
 
-    def scored(cases: Sequence[RegionCase]) -> EvidencePairs:
+    def scored(cases: Sequence[RegionCase]) -> EvidencePairs | None:
+        if not any((shares_on(case.polygons, case.boxes) >= MOSTLY).any() for case in cases):
+            return None
         hits = nearest_by_region(cases, gallery, min(EVIDENCE_DEPTH, len(gallery)))
         return score_regions(cases, gallery, hits, bootstrap=asked.sought.bootstrap, seed=asked.sought.seed)
 

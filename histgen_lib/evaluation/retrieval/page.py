@@ -124,13 +124,19 @@ def _regions_table(methods: Sequence[Method]) -> list[str]:
         if able and task in able[-1].tasks.tasks
     ]
     for kind in able[-1].evidence if able else ():
-        pairs = [one.evidence[kind] for one in able]
         for what, label in (("meets", "overlaps the lesion"), ("mostly", "lies mostly on it")):
-            scores: list[RetrievalScore] = [getattr(pair, what) for pair in pairs]
-            title = f"evidence of {kind}: the region there {label} (n = {pairs[-1].pairs})"
-            chance = " / ".join(f"{score.chance:.3f}" for score in scores)
-            rows.append([title, *(_shown(score.estimate) for score in scores), chance])
+            title = f"evidence of {kind}: the region there {label}"
+            rows.append([title, *(_pairs_cell(one, kind, what) for one in able), "as stated"])
     return _table(["", *(one.name for one in able), "chance"], rows)
+
+
+def _pairs_cell(method: Method, kind: str, what: str) -> str:
+    """Format a share of evidence pairs with its own chance and number: each search has its own hits."""
+    if kind not in method.evidence:
+        return _ABSENT
+    pairs = method.evidence[kind]
+    score: RetrievalScore = getattr(pairs, what)
+    return f"{_shown(score.estimate)}, chance {score.chance:.3f}, n = {pairs.pairs}"
 
 
 def _effort_table(methods: Sequence[Method]) -> list[str]:

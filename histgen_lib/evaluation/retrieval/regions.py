@@ -21,7 +21,7 @@ from histgen_lib.evaluation.retrieval.metrics import RetrievalScore
 
 _GRID = 16
 """Points along a side of a box at which its share on the lesion is measured."""
-_MOSTLY = 0.5
+MOSTLY = 0.5
 _NORMAL = "normal"
 
 
@@ -133,14 +133,14 @@ def _pairs(
     """Score one query: for each hit (meets, mostly, and both for a region drawn at random)."""
     own = shares_on(case.polygons, case.boxes)
     here = int(own.argmax())
-    if own[here] < _MOSTLY:
+    if own[here] < MOSTLY:
         return []
     scored = []
     for hit in (gallery[place] for place in found):
         shares = shares_on(hit.polygons, hit.boxes)
         there = shares[int((hit.regions @ case.regions[here]).argmax())]
-        met, most = shares > 0, shares >= _MOSTLY
-        scored.append((float(there > 0), float(there >= _MOSTLY), float(met.mean()), float(most.mean())))
+        met, most = shares > 0, shares >= MOSTLY
+        scored.append((float(there > 0), float(there >= MOSTLY), float(met.mean()), float(most.mean())))
     return scored
 
 

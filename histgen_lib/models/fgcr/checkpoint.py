@@ -17,13 +17,16 @@ from histgen_lib.models.folder import (
 from histgen_lib.models.histgen.checkpoint import load_network, save_weights, update_config
 
 
-def save_retrieval(folder: Path, network: Fgcr, words: Words, **section: Any) -> ModelFolder:
+def save_retrieval(
+    folder: Path, network: Fgcr, words: Words, *, half: bool = False, **section: Any
+) -> ModelFolder:
     """Write a retrieval network into a model folder, in place of the one there; return the folder.
 
-    `section`: what else the section "retrieval" of config.json shall say (prompts, training, thresholds). The
-    ONNX files are then to be written: `histgen_lib.export.onnx.retrieval_to_onnx`.
+    `half` stores float16, half the size; once loaded, the network still computes in float32. `section`: what
+    else the section "retrieval" of config.json shall say (prompts, training, thresholds). The ONNX files are
+    then to be written: `histgen_lib.export.onnx.retrieval_to_onnx`.
     """
-    save_weights(folder / RETRIEVAL_WEIGHTS, network)
+    save_weights(folder / RETRIEVAL_WEIGHTS, network, half=half)
     words.save(folder / RETRIEVAL_WORDS)
     return update_config(folder, retrieval={**section, "network": network.config.to_json()})
 

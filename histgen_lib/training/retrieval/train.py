@@ -80,6 +80,7 @@ def train_retrieval(
         settings.out,
         fitted.network,
         fitted.words,
+        half=True,
         prompts=list(fitted.prompts),
         consistency=fit_consistency(score_lines(fitted.network, fitted.train, fitted.held_out)),
         training=origin(settings, len(train), fitted.run.best),
@@ -99,7 +100,7 @@ def train_retrieval(
 
 @dataclass(frozen=True)
 class Fitted:
-    """A network with its best weights, in evaluation mode, and what it was fitted with."""
+    """A network with its best weights, rounded to float16, and what it was fitted with."""
 
     network: Fgcr
     words: Words
@@ -138,7 +139,7 @@ def fit(
     )
     loop.resume()
     run = loop.fit()
-    network.load_state_dict(run.best_weights)
+    network.load_state_dict({name: value.half().float() for name, value in run.best_weights.items()})
     return Fitted(network.eval(), words, prompts, seen, asked, run)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 from case_entries import entry
+from similar_lab import checking_model
 from tiny_retrieval import tiny_retrieval_model
 
 from histgen_lib.models.folder import open_model_folder
@@ -94,3 +96,16 @@ def test_an_index_that_is_not_there_and_a_model_that_cannot_compare_are_refused(
     code, printed, _ = report("--model", model_dir, "--cases", index)
     assert code == 65
     assert "error[model-no-retrieval]" in printed
+
+
+def test_model_info_says_how_often_lines_were_flagged_when_that_was_measured(histgen, tmp_path):
+    figures = {"threshold": 0.3125, "right": 120, "right_flagged": 3, "wrong": 80, "wrong_flagged": 62}
+    model = checking_model(tmp_path / "model", 0.3, fields={"grade": figures}, unchecked=["mitotic_score"])
+    code, printed, _ = histgen("model", "info", model)
+    _, as_json, _ = histgen("model", "info", model, "--json")
+    row = next(line.split() for line in printed.splitlines() if line.strip().startswith("grade "))
+
+    assert code == 0
+    assert " ".join(row) == "grade 0.31 62 of 80 3 of 120"
+    assert "Never checked: mitotic score" in printed
+    assert json.loads(as_json)["consistency"]["fields"]["grade"] == figures

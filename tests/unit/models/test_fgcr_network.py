@@ -12,7 +12,7 @@ from tiny_retrieval import KINDS, SPAN_PX, planted_bag, planted_batch, report_of
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.models.fgcr import FgcrConfig, find_regions
 from histgen_lib.models.fgcr.batches import hidden_words, slides_of, texts_of
-from histgen_lib.models.fgcr.losses import LossWeights, corrected_losses, support
+from histgen_lib.models.fgcr.losses import LossWeights, corrected_losses, report_alignment, support
 from histgen_lib.models.fgcr.network import Fgcr, Texts
 from histgen_lib.models.fgcr.published_losses import published_losses
 from histgen_lib.models.fgcr.words import Words
@@ -134,10 +134,37 @@ def test_the_total_is_the_weighted_sum() -> None:
     batch = planted_batch(model, WORDS, np.array([0, 1, 2]), 0)
     with torch.no_grad():
         losses = corrected_losses(model, batch, replace(LossWeights(), apa=0.0, wra=2.0))
-    shares = {"wra": 2.0, "apa": 0.0, "cta": 0.05, "pc_image": 1, "pc_text": 1, "mlm": 0.1, "sentences": 0.5}
+    shares = {
+        "wra": 2.0,
+        "kin": 0.5,
+        "apa": 0.0,
+        "cta": 0.05,
+        "pc_image": 1,
+        "pc_text": 1,
+        "mlm": 0.1,
+        "sentences": 0.5,
+    }
     assert set(losses) == {*shares, "total"}
     expected = sum(share * float(losses[name]) for name, share in shares.items())
     assert float(losses["total"]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_reports_of_one_kind_are_half_of_what_a_slide_looks_for() -> None:
+    """Two slides of one kind with different reports: the best scores are equal, yet their own counts more."""
+    reports, one_kind, two_kinds = torch.tensor([0, 1]), torch.tensor([5, 5]), torch.tensor([5, 6])
+    alone, alike = torch.tensor([[9.0, 0.0], [0.0, 9.0]]), torch.full((2, 2), 9.0)
+    assert report_alignment(alone, reports, two_kinds) < report_alignment(alike, reports, two_kinds)
+    assert report_alignment(alone, reports, one_kind) > report_alignment(alike, reports, one_kind)
+
+
+def test_without_kinds_only_equal_reports_are_alike() -> None:
+    model = network()
+    batch = planted_batch(model, WORDS, np.array([0, 1, 1]), 0)
+    with torch.no_grad():
+        bare, told = (corrected_losses(model, batch._replace(kinds=kinds)) for kinds in (None, batch.reports))
+        other = corrected_losses(model, batch._replace(kinds=torch.zeros_like(batch.reports)))
+    assert float(bare["kin"]) == pytest.approx(float(told["kin"]))
+    assert float(bare["kin"]) != pytest.approx(float(other["kin"]))
 
 
 def test_support_is_a_soft_maximum_over_real_regions() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +16,10 @@ from tiny_retrieval import tiny_retrieval_model
 
 from histgen_lib.bags import unpack_bag
 from histgen_lib.errors import FatalError
+from histgen_lib.models import SHIPPED_MODEL
 from histgen_lib.models.fgcr.words import load_words
 from histgen_lib.models.folder import open_model_folder
-from histgen_lib.pipeline import Drafter
+from histgen_lib.pipeline import Drafter, load_model
 from histgen_lib.pipeline.consistency import UNCHECKED, Consistency, Figures
 from histgen_lib.reports.notices import UNSUPPORTED
 from histgen_lib.reports.record import Region
@@ -171,3 +174,17 @@ def test_the_lines_of_a_case_are_compared_with_the_regions_of_all_its_slides(tmp
     assert {one.support.slide_id for one in draft.sentences} <= {"a", "b"}
     assert all(one.support.supported for one in draft.sentences)
     assert to_json(draft) == data
+
+
+def test_the_documented_rates_are_those_of_the_shipped_model():
+    """`histgen model info` shows them."""
+    text = (Path(__file__).resolve().parents[3] / "docs" / "draft-schema.md").read_text(encoding="utf-8")
+    check = load_model(SHIPPED_MODEL).consistency
+    stated = [row.split(" | ") for row in text.splitlines() if re.fullmatch(r"\|.*\d+ of \d+ \|", row)]
+    measured = {"all lines": check.lines, **check.fields}
+
+    assert [[cell.strip("| ") for cell in row] for row in stated] == [
+        [name.replace("_", " "), f"{one.wrong_flagged} of {one.wrong}", f"{one.right_flagged} of {one.right}"]
+        for name, one in measured.items()
+    ]
+    assert f"Never checked: {', '.join(sorted(check.unchecked)).replace('_', ' ')}." in text

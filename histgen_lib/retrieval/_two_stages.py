@@ -1,0 +1,94 @@
+"""Searching a shard: candidates first, then exact scores, until nothing else is likely to be better."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from histgen_lib.retrieval._maxsim import Places, maxsim, pairs_of
+from histgen_lib.retrieval._port import Floats, Hit, Query
+from histgen_lib.retrieval._shard import Flags, View
+
+_ALL = 1_500
+"""So few entries are all compared."""
+_CANDIDATES = 500
+_AT_A_TIME = 2_000
+_DEVIATIONS = 2.5
+"""An entry is left out if it would beat the last hit only by being that much better than estimated."""
+
+
+def search(view: View, query: Query) -> list[Hit]:
+    """Return the best cases of a view, one hit a case, the best first."""
+    allowed = view.allowed(query.filters)
+    scores = np.full(len(allowed), -np.inf, np.float32)
+    if query.against == "regions":
+        _compare_regions(view, query, allowed, scores)
+    else:
+        vectors = view.slides if query.against == "slides" else view.words
+        scores = np.where(allowed, vectors @ query.vectors.mean(axis=0), scores)
+    return [_hit(view, query, slot, scores[slot]) for slot in _best(view, scores, query.count)]
+
+
+def _hit(view: View, query: Query, slot: int, score: float) -> Hit:
+    entry = view.entry(slot)
+    return Hit(entry, float(score), pairs_of(query.vectors, entry.vectors))
+
+
+def _compare_regions(view: View, query: Query, allowed: Flags, scores: Floats) -> None:
+    """Write exact scores of the best slots, and of others; what has none is not among the best."""
+    count = int(np.count_nonzero(allowed))
+    if view.postings is None or count <= _ALL:
+        _score(view, query.vectors, np.flatnonzero(allowed), scores)
+        return
+    estimates = np.full(len(allowed), np.inf, np.float32)  # of what is not filed yet, so that it comes first
+    estimates[: view.filed] = view.postings.estimate(query.vectors, view.filed, view.regions)
+    estimates[~allowed] = -np.inf
+    new = np.count_nonzero(allowed[view.filed :])
+    first = min(count, int(new) + max(_CANDIDATES, 8 * query.count))
+    candidates = np.argpartition(-estimates, first - 1)[:first]
+    _score(view, query.vectors, candidates, scores)
+    _score(view, query.vectors, _missed(view, query, estimates, candidates, scores), scores)
+
+
+def _missed(view: View, query: Query, estimates: Floats, candidates: Places, scores: Floats) -> Places:
+    """Return the slots that may be better than the last hit so far, as far off as estimates have been."""
+    filed = candidates[candidates < view.filed]
+    off = scores[filed] - estimates[filed]
+    best = _best(view, scores, query.count)
+    if len(best) < query.count:
+        return np.flatnonzero(np.isneginf(scores) & ~np.isneginf(estimates))
+    enough = scores[best[-1]] - off.mean() - _DEVIATIONS * off.std() if len(off) else np.inf
+    return np.flatnonzero((estimates >= enough) & np.isneginf(scores))
+
+
+def _score(view: View, queries: Floats, slots: Places, scores: Floats) -> None:
+    slots = np.sort(slots)
+    for start in range(0, len(slots), _AT_A_TIME):
+        chosen = slots[start : start + _AT_A_TIME]
+        scores[chosen] = maxsim(queries, *view.regions_of(chosen))
+
+
+def _best(view: View, scores: Floats, count: int) -> list[int]:
+    """Return the best slots, one a case."""
+    best: dict[int, int] = {}
+    for slot in _ranked(view, scores, 4 * count):
+        best.setdefault(int(view.owners[slot]), slot)
+        if len(best) == count:
+            break
+    return list(best.values())
+
+
+def _ranked(view: View, scores: Floats, first: int) -> Iterator[int]:
+    """Yield the slots that have a score, the best first; of equal ones by the slide's id."""
+    scored = np.flatnonzero(~np.isneginf(scores))
+    if first < len(scored):
+        least = np.partition(scores[scored], -first)[-first]
+        few = scored[scores[scored] >= least]
+        yield from _sorted(view, scores, few)
+        scored = scored[scores[scored] < least]
+    yield from _sorted(view, scores, scored)
+
+
+def _sorted(view: View, scores: Floats, slots: Places) -> list[int]:
+    return sorted((int(slot) for slot in slots), key=lambda slot: (-scores[slot], view.rows[slot][0]))
