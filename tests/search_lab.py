@@ -115,7 +115,10 @@ class SearchLab:
 
     def bag(self, slide_id: str, shown: Sequence[str], **more: Any) -> Bag:
         """Put a slide's bag into the store, as the tiler does."""
-        bag = bag_of(slide_id, shown, **more)
-        self.store.put(keys.bag_key(slide_id, bag.digest), pack_bag(bag))
-        self.store.put(keys.scan_key(slide_id, bag.digest), b"{}")
+        return self.stored(bag_of(slide_id, shown, **more))
+
+    def stored(self, bag: Bag) -> Bag:
+        """Put a bag into the store."""
+        self.store.put(keys.bag_key(bag.slide_id, bag.digest), pack_bag(bag))
+        self.store.put(keys.scan_key(bag.slide_id, bag.digest), b"{}")
         return bag

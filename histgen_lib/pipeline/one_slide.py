@@ -14,7 +14,7 @@ from histgen_lib.errors import InvalidInputError
 from histgen_lib.pipeline.draft.drafter import Drafted, Drafter
 from histgen_lib.pipeline.draft.kin import Kin
 from histgen_lib.pipeline.draft.pairs import read_pairs
-from histgen_lib.pipeline.draft.similar import NearestCases
+from histgen_lib.pipeline.draft.similar import NearestCases, no_answer
 from histgen_lib.pipeline.job import Progress, Stages, silent
 from histgen_lib.pipeline.outputs import OutputPlaces, check_owner, finished_draft, write_outputs
 from histgen_lib.pipeline.provenance import Part, slide_origin
@@ -126,9 +126,11 @@ def _finished(
 
 
 def _with_similar(drafted: Drafted, drafter: Drafter, kin: Kin, nearest: NearestCases | None) -> Drafted:
-    if nearest is None or not drafted.seen:
+    """Add the nearest cases, or as the stream does that none were looked for."""
+    if not drafted.seen:
         return drafted
-    similar = nearest.nearest(drafted.seen, drafter.model.folder.retrieval_digest, kin)
+    model = drafter.model.folder.retrieval_digest
+    similar = nearest.nearest(drafted.seen, model, kin) if nearest else no_answer("off", model)
     return replace(drafted, draft=drafted.draft.model_copy(update={"similar": similar}))
 
 

@@ -117,8 +117,9 @@ def report(
 ) -> None:
     """Draft the report of each slide, with the evidence for every line.
 
-    Writes DIR/<slide>/draft.json, draft.txt, draft.html and bag.parquet. A slide that fails does not stop the
-    others, and finished drafts are not repeated. Bags (.parquet, .h5, .pt) can be given instead of slides.
+    Writes DIR/<slide>/draft.json, draft.txt, draft.html and bag.parquet, and similar.json if the model can
+    compare cases. A slide that fails does not stop the others, and finished drafts are not repeated. Bags
+    (.parquet, .h5, .pt) can be given instead of slides.
 
     For example:
 

@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from histgen_lib.models.fgcr.network import Fgcr
+from histgen_lib.pipeline.consistency import Consistency, Figures
 from histgen_lib.text.synoptic import parse_report
 from histgen_lib.training.retrieval.data import Batcher, sentences_of
 from histgen_lib.training.retrieval.embedding import embed_slides, embed_texts
@@ -37,21 +37,15 @@ class ScoredLine:
     right: bool
 
 
-def fit_consistency(lines: Sequence[ScoredLine]) -> dict[str, Any]:
-    """Fit thresholds of each field and of all lines: JSON for config.json's "retrieval", "consistency".
-
-    {"lines": FIGURES, "fields": {field: FIGURES}, "unchecked": [field]}, FIGURES being {"threshold", "right",
-    "right_flagged", "wrong", "wrong_flagged"}. "lines", of all fields that can be checked, is left out if
-    there is none.
-    """
+def fit_consistency(lines: Sequence[ScoredLine]) -> Consistency:
+    """Fit a threshold for each field, and one for all lines of the fields that can be checked."""
     by_field: dict[str, list[ScoredLine]] = defaultdict(list)
     for line in lines:
         by_field[line.field].append(line)
     figures = {field: _figures(found) for field, found in sorted(by_field.items())}
     fields = {field: found for field, found in figures.items() if found}
-    overall = _figures([line for line in lines if line.field in fields]) if fields else None
-    unchecked = [field for field, found in figures.items() if not found]
-    return ({"lines": overall} if overall else {}) | {"fields": fields, "unchecked": unchecked}
+    overall = _figures([line for line in lines if line.field in fields])
+    return Consistency(overall, fields, frozenset(figures) - frozenset(fields))
 
 
 def score_lines(network: Fgcr, train: Batcher, held_out: Batcher) -> list[ScoredLine]:
@@ -116,7 +110,7 @@ def _lines_of(report: str, others: Alternatives) -> list[tuple[str, str, bool]]:
     return found
 
 
-def _figures(lines: Sequence[ScoredLine]) -> dict[str, float | int] | None:
+def _figures(lines: Sequence[ScoredLine]) -> Figures | None:
     """Return the figures of some lines; None if they cannot be checked reliably."""
     right, wrong = ([line for line in lines if line.right is kind] for kind in (True, False))
     if len(right) < LEAST_LINES or len(wrong) < LEAST_LINES:
@@ -129,13 +123,8 @@ def _figures(lines: Sequence[ScoredLine]) -> dict[str, float | int] | None:
     detected, false = flagged[False] / len(wrong), flagged[True] / len(right)
     if detected < LEAST_DETECTED or false > 2 * MOST_FALSE:
         return None
-    counts = {
-        "right": len(right),
-        "right_flagged": flagged[True],
-        "wrong": len(wrong),
-        "wrong_flagged": flagged[False],
-    }
-    return {"threshold": round(_threshold(lines), 4), **counts}
+    threshold = round(_threshold(lines), 4)
+    return Figures(threshold, len(right), flagged[True], len(wrong), flagged[False])
 
 
 def _threshold(lines: Sequence[ScoredLine]) -> float:

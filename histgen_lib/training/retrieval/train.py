@@ -76,13 +76,14 @@ def train_retrieval(
     check_encoder([*train, *held_out], model)
     fitted = fit(settings, train, held_out, quiet=quiet, after_step=after_step)
     copy_model(model, settings.out)
+    lines = score_lines(fitted.network, fitted.train, fitted.held_out)
     save_retrieval(
         settings.out,
         fitted.network,
         fitted.words,
         half=True,
         prompts=list(fitted.prompts),
-        consistency=fit_consistency(score_lines(fitted.network, fitted.train, fitted.held_out)),
+        consistency=fit_consistency(lines).to_config(),
         training=origin(settings, len(train), fitted.run.best),
     )
     run = fitted.run

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from histgen_lib.pipeline.consistency import Consistency
 from histgen_lib.training.retrieval.consistency import (
     LEAST_LINES,
     MOST_FALSE,
@@ -31,24 +32,25 @@ def _lines(field: str, gap: float, slides: int = 100) -> list[ScoredLine]:
 
 def test_a_field_that_can_be_told_gets_a_threshold_and_its_measured_rates() -> None:
     found = fit_consistency(_lines("grade", 5))
-    figures = found["fields"]["grade"]
-    assert figures["right"] == figures["wrong"] == 100
-    assert figures["right_flagged"] <= 2 * MOST_FALSE * 100
-    assert figures["wrong_flagged"] >= 90
-    assert 0.1 < figures["threshold"] < 0.5
-    assert found["lines"] == figures
-    assert found["unchecked"] == []
+    figures = found.fields["grade"]
+    assert figures.right == figures.wrong == 100
+    assert figures.right_flagged <= 2 * MOST_FALSE * 100
+    assert figures.wrong_flagged >= 90
+    assert 0.1 < figures.threshold < 0.5
+    assert found.lines == figures
+    assert not found.unchecked
+    assert Consistency.from_config(found.to_config()) == found
 
 
 def test_a_field_that_cannot_be_told_is_not_checked_rather_than_flagged_at_random() -> None:
     found = fit_consistency([*_lines("grade", 5), *_lines("mitotic_score", 0.2)])
-    assert found["unchecked"] == ["mitotic_score"]
-    assert list(found["fields"]) == ["grade"]
+    assert found.unchecked == {"mitotic_score"}
+    assert list(found.fields) == ["grade"]
 
 
 def test_a_field_with_few_lines_is_not_checked() -> None:
     found = fit_consistency(_lines("margins", 9, slides=LEAST_LINES - 1))
-    assert found == {"fields": {}, "unchecked": ["margins"]}
+    assert found == Consistency(unchecked=frozenset({"margins"}))
 
 
 def test_each_half_is_judged_by_the_threshold_of_the_other() -> None:
@@ -56,7 +58,7 @@ def test_each_half_is_judged_by_the_threshold_of_the_other() -> None:
     shifted = [
         ScoredLine(one.slide, one.field, one.score - one.slide % 2, one.right) for one in _lines("grade", 9)
     ]
-    assert fit_consistency(shifted)["unchecked"] == ["grade"]
+    assert fit_consistency(shifted).unchecked == {"grade"}
 
 
 @pytest.mark.parametrize(
