@@ -9,7 +9,7 @@ BROKER ?= embedded
 DATA ?= data
 MODEL := histgen_lib/pretrained/synthetic-he
 
-.PHONY: help setup demo test test-e2e lint bench bench-status bench-stream bench-idle bench-histgen chaos dashboards demo-model test-world evaluate-demo comparison chart bench-capacity capacity settings retrieval-model retrieval-world retrieval-table
+.PHONY: help setup demo test test-e2e lint bench bench-status bench-stream bench-idle bench-histgen chaos dashboards demo-model test-world evaluate-demo comparison chart bench-capacity bench-cases capacity settings retrieval-model retrieval-world retrieval-table
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -73,6 +73,9 @@ dashboards: setup ## write Grafana's dashboards anew (helm/histgen/files/dashboa
 
 bench-capacity: setup ## the simulation beside a real stack: the same slides, the same times (a quarter of an hour)
 	$(BIN)/python -m pytest -q tests/bench/test_capacity_run.py --run-bench -s
+
+bench-cases: setup ## the case index with 100,000 slides beside FAISS alone: recall, latency, memory, disk (half an hour)
+	$(BIN)/python -m pytest -q tests/bench/test_case_index_speed.py --run-bench -s
 
 capacity: setup ## the tables and pictures of docs/capacity.md: days from 100 to a million slides, simulated
 	$(BIN)/python -m histgen_lib.capacity.manual docs/capacity.md

@@ -154,7 +154,8 @@ class SignOff:
             raise _unknown(owner)
 
     def _log(self, action: Action, by: str, owner: ReportOwner, **what: str) -> None:
-        Audit(self.store, now=self.now).append(action, by, {"owner": owner.name, **what})
+        whose = {"case_id" if owner.is_case else "slide_id": owner.id}
+        Audit(self.store, now=self.now).append(action, by, {**whose, **what})
 
     def _announce(
         self, data: Data, identity: str, record: Signature | Withdrawal, *, new: bool, ends: str = ""

@@ -73,7 +73,7 @@ class LanceCaseIndex:
 
     def behind_s(self) -> float:
         """See `CaseIndex.behind_s`."""
-        return 0.0
+        return self._resident.behind_s() if self._resident else 0.0
 
     def close(self) -> None:
         """See `CaseIndex.close`."""

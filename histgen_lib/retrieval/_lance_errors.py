@@ -1,6 +1,6 @@
 """Translating every failure of LanceDB and its storage into the errors of the case index.
 
-LanceDB raises RuntimeError, ValueError and OSError for everything, with the cause in the text only. Messages
+LanceDB raises RuntimeError, ValueError and others for everything, with the cause in the text only. Messages
 of the storage may hold keys of objects and signed requests, so none of their text is passed on.
 """
 
@@ -13,8 +13,8 @@ from contextlib import contextmanager
 
 from histgen_lib.errors import FatalError, HistgenError, TransientError
 
-FOREIGN = (RuntimeError, ValueError, OSError, TimeoutError, TypeError, KeyError, CancelledError)
-"""All that lancedb and pyarrow raise (pyarrow's errors are kinds of these); closing cancels calls."""
+_PANIC = "PanicException"
+"""What a bug in a library written in Rust raises. It is no Exception, but must not end a service."""
 
 
 class MovedError(Exception):
@@ -54,7 +54,9 @@ def translated(where: str) -> Iterator[None]:
     """Raise the port's errors, ClashError or MovedError for what LanceDB raises. `where`: for people."""
     try:
         yield
-    except FOREIGN as error:
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != _PANIC:
+            raise
         kind = kind_of(error)
         if kind == "clash":
             raise ClashError from error

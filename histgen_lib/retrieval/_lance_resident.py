@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from histgen_lib.errors import HistgenError
-from histgen_lib.retrieval._lance_errors import unavailable
 from histgen_lib.retrieval._lance_link import Link
 from histgen_lib.retrieval._lance_reader import Reader
 from histgen_lib.retrieval._lance_rows import among, newest, schema
@@ -22,8 +22,6 @@ _POLL_S = 1.0
 """How often the storage is asked whether something is new."""
 _SHARE = 4
 """Looking for what is new takes at most one such part of the time."""
-_STALE_S = 45.0
-"""What was not compared with the storage for so long is not shown: a case may have been withdrawn."""
 
 _IN_ONE_GO = 500
 _AFRESH = 0.25
@@ -52,7 +50,6 @@ class Resident:
         self._closed = threading.Event()
         self._thread: threading.Thread | None = None
         self._fresh_at = float("-inf")
-        self._error: HistgenError | None = None
 
     def find(self, slide_id: str) -> CaseEntry | None:
         """Return the entry of a slide."""
@@ -70,6 +67,10 @@ class Resident:
         """Return what the index held when something last changed."""
         return self._ready().state
 
+    def behind_s(self) -> float:
+        """Return how long ago what is held was compared with the storage; 0 before it is read."""
+        return max(0.0, self._clock() - self._fresh_at) if self._fresh_at > float("-inf") else 0.0
+
     def changed(self) -> None:
         """Look for what is new before the next answer: this process has written."""
         self._fresh_at = float("-inf")
@@ -79,12 +80,10 @@ class Resident:
         self._closed.set()
 
     def _ready(self) -> _Held:
-        """Return what is held, if it is recent enough. Raises why it is not."""
+        """Return what is held; read it first if nothing is, or if this process has written."""
         if self._fresh_at == float("-inf"):
             self._refresh()
             self._start()
-        elif self._clock() - self._fresh_at > _STALE_S:
-            raise self._error or unavailable(self._link.where, "slow")
         return self._held
 
     def _start(self) -> None:
@@ -97,17 +96,15 @@ class Resident:
         pause = _POLL_S
         while not self._closed.wait(pause):
             began = self._clock()
-            try:
+            with suppress(HistgenError):  # `behind_s` tells
                 self._refresh()
-            except HistgenError as error:
-                self._error = error
             pause = max(_POLL_S, _SHARE * (self._clock() - began))
 
     def _refresh(self) -> None:
         with self._refreshing:
             began = self._clock()
             self._held = self._reader.current(self._renewed, _Held())
-            self._fresh_at, self._error = began, None
+            self._fresh_at = began
 
     def _renewed(self, table: Any, version: Version) -> _Held:
         held = self._held

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from histgen_lib.retrieval._port import CaseEntry, Filters, Floats, Vectors
+from histgen_lib.retrieval._postings import as_floats
 
 TEXTS = ("slide_id", "owner", "report_digest", "model", "text", "organ", "diagnosis", "stain", "site", "date")
 KEYS = ("organ_key", "stain_key", "site_key")
@@ -91,7 +92,7 @@ def newest(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def floats(data: bytes, size: int) -> Floats:
     """Read vectors float32[n, size] from their bytes."""
-    return np.frombuffer(data, "<f2").reshape(-1, size).astype(np.float32)
+    return as_floats(np.frombuffer(data, "<f2").reshape(-1, size))
 
 
 def _entry(row: dict[str, Any]) -> CaseEntry:

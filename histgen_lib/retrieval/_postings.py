@@ -25,7 +25,7 @@ _LOOKED_INTO = 4
 """Of the groups of centroids, those in which a region's nearest one is looked for."""
 _FILES = 64
 """Files that a query's vector looks into at most."""
-_FEW = 4
+FEW = 4
 """So few vectors are compared with the regions that they meet, not only with the centroids of these."""
 _MOST_EXACT = 32_000
 """Regions that so few vectors are compared with, all together."""
@@ -78,8 +78,8 @@ class Postings:
     def estimate(self, queries: Floats, entries: int, regions: npt.NDArray[np.float16]) -> Floats:
         """Return an estimate of MaxSim float32[entries]. `regions` float16[N, d], by region."""
         cosines = queries @ self._codebook.centroids.T
-        look = self._exactly if len(queries) <= _FEW else self._roughly
-        most = _MOST_EXACT // len(queries) if len(queries) <= _FEW else _MOST_ROUGH
+        look = self._exactly if len(queries) <= FEW else self._roughly
+        most = _MOST_EXACT // len(queries) if len(queries) <= FEW else _MOST_ROUGH
         total = np.zeros(entries, np.float32)
         best = np.empty(entries, np.float32)
         for query, values in zip(queries, cosines, strict=True):

@@ -8,14 +8,16 @@ import numpy as np
 
 from histgen_lib.retrieval._maxsim import Places, maxsim, pairs_of
 from histgen_lib.retrieval._port import Floats, Hit, Query
+from histgen_lib.retrieval._postings import FEW
 from histgen_lib.retrieval._shard import Flags, View
 
 _ALL = 1_500
 """So few entries are all compared."""
 _CANDIDATES = 500
 _AT_A_TIME = 2_000
-_DEVIATIONS = 2.5
-"""An entry is left out if it would beat the last hit only by being that much better than estimated."""
+_SAMPLE = 200
+_DEVIATIONS = 4.5
+"""An entry is left out if it would have to be so much better than expected: none of 100,000 is."""
 
 
 def search(view: View, query: Query) -> list[Hit]:
@@ -48,18 +50,31 @@ def _compare_regions(view: View, query: Query, allowed: Flags, scores: Floats) -
     first = min(count, int(new) + max(_CANDIDATES, 8 * query.count))
     candidates = np.argpartition(-estimates, first - 1)[:first]
     _score(view, query.vectors, candidates, scores)
-    _score(view, query.vectors, _missed(view, query, estimates, candidates, scores), scores)
+    _score(view, query.vectors, _missed(view, query, estimates, scores), scores)
 
 
-def _missed(view: View, query: Query, estimates: Floats, candidates: Places, scores: Floats) -> Places:
-    """Return the slots that may be better than the last hit so far, as far off as estimates have been."""
-    filed = candidates[candidates < view.filed]
-    off = scores[filed] - estimates[filed]
+def _missed(view: View, query: Query, estimates: Floats, scores: Floats) -> Places:
+    """Return the slots that may well be better than the last hit.
+
+    How far off estimates are is learnt from slots taken at random: a line through their scores, and the
+    deviation from it. Where estimates say little, as among random directions, that leaves nearly all slots.
+    So few vectors that they were compared with the very regions they met have no estimates, but scores.
+    """
+    left = np.flatnonzero(np.isneginf(scores) & ~np.isneginf(estimates))
     best = _best(view, scores, query.count)
     if len(best) < query.count:
-        return np.flatnonzero(np.isneginf(scores) & ~np.isneginf(estimates))
-    enough = scores[best[-1]] - off.mean() - _DEVIATIONS * off.std() if len(off) else np.inf
-    return np.flatnonzero((estimates >= enough) & np.isneginf(scores))
+        return left
+    if len(query.vectors) <= FEW or len(left) <= _SAMPLE:
+        return left[:0]
+    sample = np.random.default_rng(len(left)).choice(left, _SAMPLE, replace=False)
+    _score(view, query.vectors, sample, scores)
+    guessed, found = estimates[sample], scores[sample]
+    slope = float(np.cov(guessed, found)[0, 1] / max(float(guessed.var(ddof=1)), 1e-12))
+    expected = found.mean() + slope * (estimates[left] - guessed.mean())
+    deviation = (found - found.mean() - slope * (guessed - guessed.mean())).std()
+    may_be = (expected + _DEVIATIONS * deviation >= scores[best[-1]]) & np.isneginf(scores[left])
+    missed: Places = left[may_be]
+    return missed
 
 
 def _score(view: View, queries: Floats, slots: Places, scores: Floats) -> None:

@@ -105,12 +105,13 @@ class _Keeping(Loop):
     again after `patience_s` without it.
     """
 
-    patience_s = UNASKED_S
+    patience_s = float("inf")
 
     def __init__(self, context: LoopContext, clock: Callable[[], float], every_s: float) -> None:
         super().__init__(context)
         self._clock, self._every_s = clock, every_s
-        self._met_at, self._trouble = float("-inf"), ""
+        self._met_at: float | None = None
+        self._trouble = ""
 
     @abstractmethod
     def look(self) -> None:
@@ -133,7 +134,7 @@ class _Keeping(Loop):
             _log.warning("A server is not available; searches go on with what is known.", exc_info=error)
         self._trouble = error.code
         metrics.DEPENDENCY_UP.labels(NAME, self.name).set(0)
-        if self._clock() - self._met_at > self.patience_s:
+        if self._met_at is None or self._clock() - self._met_at > self.patience_s:
             self._board.lacks(self.name, error)
 
 
@@ -165,6 +166,7 @@ class WithdrawalKeeping(_Keeping):
     """Keeps at hand whose reports are withdrawn, so that no search returns them whatever the index says."""
 
     name = "store"
+    patience_s = UNASKED_S
 
     def __init__(self, context: LoopContext, holding: Holding, store: ObjectStore, every_s: float) -> None:
         super().__init__(context, holding.clock, every_s)
@@ -184,7 +186,6 @@ class ModelKeeping(_Keeping):
     """
 
     name = "model"
-    patience_s = float("inf")
 
     def __init__(
         self,
@@ -195,6 +196,7 @@ class ModelKeeping(_Keeping):
     ) -> None:
         super().__init__(context, clock, every_s)
         self._server, self._warm = server, False
+        self._met_at = clock()
 
     def look(self) -> None:
         """See `_Keeping`."""

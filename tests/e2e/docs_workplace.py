@@ -38,6 +38,7 @@ FOREVER = {
     "histgen up": "Gateway",
     "histgen watch": "Gateway",
     "python -m services.gateway": "is open",
+    "python -m services.search": "is open",
 }
 """Commands that run until they are stopped, and a word that tells that they run."""
 
@@ -143,6 +144,7 @@ class Workplace:
             "HISTGEN_HOME": str(own / "home"),
             "HISTGEN_BUS": f"embedded:{own / 'bus.db'}",
             "HISTGEN_STORE": f"file:{own / 'objects'}",
+            "HISTGEN_CASE_INDEX": f"file:{own / 'case-index'}",
             "HISTGEN_PORT": "0",
         }
 

@@ -152,7 +152,7 @@ def test_a_block_that_others_run_names_who_does():
             telling = ("compare", "torchrun", "train", "chaos", "demo", "tritonserver", "histgen.service")
             telling += ("import-official", "report", "encode", "compile", "export", "plan", "helm", "kubectl")
             telling += ("sync", "compose", "deploy/images/build.sh", "supervise-models")
-            telling += ("sign", "withdraw", "cases")
+            telling += ("sign", "withdraw", "cases", "search", "curl")
             telling += ("train-retrieval", "evaluate-retrieval", "compare-retrieval", "mine-prompts")
             words = [word for word in command.split() if word in telling]
             assert words, f"{block.where}: {block.runner} has to run something of it"

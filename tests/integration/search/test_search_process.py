@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from endless_writer import killed_writer
 from planted_cases import PlantedCases, share
 from search_process import SearchProcess
 from servers.s3_servers import S3Server
+from slow_way import SlowWay
 from tiny_retrieval import KINDS, report_of
 from waiting import until
 
-from histgen_lib.retrieval import CaseIndexSettings
+from histgen_lib.retrieval import CaseIndexSettings, open_case_index
 
 
 def kinds(hits: list[dict[str, Any]], count: int = 2) -> set[str]:
@@ -194,6 +196,32 @@ def test_searches_go_on_while_s3_does_not_answer_and_say_how_old_they_are(
     finally:
         moto_server.resume()
         search.kill()
+
+
+def test_on_a_slow_way_to_s3_searches_are_answered_and_writes_arrive(
+    cases: PlantedCases, tmp_path: Path, moto_server: S3Server
+):
+    way = SlowWay(moto_server.port)
+    straight = moto_server.settings(moto_server.make_bucket(), "here")
+    index, store = (
+        replace(straight, endpoint=f"http://127.0.0.1:{way.port}", url=f"{straight.url}/{name}")
+        for name in ("index", "store")
+    )
+    search = SearchProcess(tmp_path, cases.model, index=index, store=store)
+    opened = open_case_index(CaseIndexSettings(replace(index, endpoint=straight.endpoint)))
+    opened.put(cases.entries(each=2))
+    search.start()
+    way.delay_s = 1.0
+    try:
+        with searching(search, slide="k1-0", count=50) as statuses:
+            opened.put([cases.entry(cases.slide("late", 1, 55))])
+            until(lambda: "late" in ids_of(search, slide="k1-0"), 120, "it is found", every_s=0.5)
+            further(statuses)
+        assert set(statuses) == {200}
+    finally:
+        opened.close()
+        search.kill()
+        way.close()
 
 
 def test_it_stops_cleanly(cases: PlantedCases, tmp_path: Path):

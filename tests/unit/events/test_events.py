@@ -16,10 +16,12 @@ from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import (
     TOPICS,
     BagReady,
+    CaseWithdrawn,
     Data,
     DeadLettered,
     Event,
     ReportDrafted,
+    ReportSigned,
     SlideScanned,
 )
 
@@ -30,6 +32,8 @@ SAMPLES: list[Data] = [
     SlideScanned("Präparat 7", "s3://scans/7.mrxs", "cd" * 32, 0),
     BagReady("S-1", "file:///s", "ab" * 32, "bags/S-1/d.parquet", "bags/S-1/d.scan.json", "d", 9, 3),
     ReportDrafted("S-1", "d", "reports/S-1/d/draft.json", abstained=True),
+    ReportSigned("S-1", "d", "signed/S-1/d.json"),
+    CaseWithdrawn("C-9", "withdrawn/case/C-9.json", case_id="C-9"),
     DeadLettered("S-1", "e1", "slide.scanned", "slide-damaged", "dead-letter/e1.json"),
 ]
 PATIENT = "NACHNAME^VORNAME"

@@ -34,9 +34,10 @@ def published(lab: GatewayLab, topic: str) -> list[tuple[str, str]]:
     return [(event.key, event.id) for event in lab.bus.published if event.type == topic]
 
 
-def audited(lab: GatewayLab) -> list[tuple[str, str]]:
+def audited(lab: GatewayLab) -> list[tuple[str, str | None, str | None]]:
     entries = [json.loads(lab.store.get(info.key)) for info in lab.store.list("audit/")]
-    return [(entry["action"], entry["what"]["owner"]) for entry in entries]
+    whose = [(entry["what"].get("slide_id"), entry["what"].get("case_id")) for entry in entries]
+    return [(entry["action"], *ids) for entry, ids in zip(entries, whose, strict=True)]
 
 
 def test_a_signature_holds_the_text_and_is_announced(client: Client, lab: GatewayLab, digest: str):
@@ -48,7 +49,7 @@ def test_a_signature_holds_the_text_and_is_announced(client: Client, lab: Gatewa
     signature = Signature.read(lab.store.find(key), key)
     assert (signature.text, signature.stain, signature.by) == (TEXT, "HE", "127.0.0.1")
     assert [key for key, _ in published(lab, REPORT_SIGNED)] == ["S"]
-    assert audited(lab) == [("signed", "S")]
+    assert audited(lab) == [("signed", "S", None)]
     assert TEXT.encode() not in b"".join(lab.store.get(info.key) for info in lab.store.list("audit/"))
     assert not any(TEXT in str(event.to_json()) for event in lab.bus.published)
 
@@ -68,7 +69,7 @@ def test_saying_the_same_again_changes_nothing_and_a_correction_replaces_it(
     assert one == other
     client.post("/signatures", {"slide_id": "S", "text": "Colon:\n  No tumour"})
     assert len({event for _, event in published(lab, REPORT_SIGNED)}) == 2
-    assert audited(lab) == [("signed", "S")] * 2
+    assert audited(lab) == [("signed", "S", None)] * 2
 
 
 def test_a_withdrawal_is_recorded_once_and_announced_each_time(client: Client, lab: GatewayLab, digest: str):
@@ -80,7 +81,7 @@ def test_a_withdrawal_is_recorded_once_and_announced_each_time(client: Client, l
     assert answers[0] == answers[1] | {"citing": []}
     assert Withdrawal.read(lab.store.find(key), key).reason == "one"
     assert published(lab, CASE_WITHDRAWN) == [published(lab, CASE_WITHDRAWN)[0]] * 2
-    assert audited(lab) == [("withdrawn", "case/C")]
+    assert audited(lab) == [("withdrawn", None, "C")]
 
 
 def test_a_slide_can_be_withdrawn_before_it_is_drafted(client: Client, lab: GatewayLab):
@@ -93,7 +94,7 @@ def test_a_withdrawn_case_is_signed_again_only_with_reinstate(client: Client, la
     assert error_of(client.post("/signatures", {"slide_id": "S"})) == (409, "case-withdrawn")
     assert client.post("/signatures", {"slide_id": "S", "reinstate": True}).status_code == 200
     assert lab.store.head(withdrawn_key(slide("S"))) is None
-    assert [action for action, _ in audited(lab)] == ["withdrawn", "reinstated", "signed"]
+    assert [action for action, *_ in audited(lab)] == ["withdrawn", "reinstated", "signed"]
 
 
 @pytest.mark.parametrize(

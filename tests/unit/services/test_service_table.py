@@ -9,8 +9,14 @@ from pathlib import Path
 import pytest
 from pydantic import Field
 
+from histgen_lib.client.home import StackHome
 from histgen_lib.events import ReportDrafted
-from histgen_lib.stack.settings import StackSettings, service_module, service_names
+from histgen_lib.stack.settings import (
+    StackSettings,
+    service_environment,
+    service_module,
+    service_names,
+)
 from services import settings as settings_module
 from services.codes import Codes
 from services.settings import ServiceSettings, settings_class
@@ -90,6 +96,20 @@ def test_the_local_stack_starts_the_configured_number_of_scaled_services(tmp_pat
 
     assert service_names(settings) == ["gateway", "reporter", "tiler", "tiler-2", "tiler-3"]
     assert service_module("tiler-3") == "services.tiler"
+
+
+def test_the_case_index_is_kept_and_searched_only_if_the_model_has_a_retrieval_network(tmp_path, model_dir):
+    from tiny_retrieval import tiny_retrieval_model
+
+    without, with_it = (
+        StackSettings(home=tmp_path, model=model) for model in (model_dir, tiny_retrieval_model())
+    )
+    assert set(service_names(with_it)) - set(service_names(without)) == {"librarian", "search"}
+    for settings, expected in ((without, ""), (with_it, f"file:{tmp_path / 'case-index'}")):
+        environment = service_environment(
+            settings, "gateway", home=StackHome(tmp_path), bus="b", inference="onnx", gateway="http://h:1"
+        )
+        assert environment["HISTGEN_CASE_INDEX"] == expected
 
 
 def test_a_service_has_its_own_section_in_the_settings_file(monkeypatch, tmp_path):

@@ -22,7 +22,7 @@ class Answering:
     """A job that answers what it was made with."""
 
     found: Done[ReportDrafted] | None
-    takes = BagReady
+    takes = (BagReady,)
 
     def find(self, event, data):
         assert event.data is data
