@@ -70,19 +70,17 @@ def test_the_folder_is_the_model_with_the_network_in_it(found: RetrievalResult, 
 def test_a_finding_of_one_tile_brings_slides_with_it(found: RetrievalResult, world: PlantedWorld) -> None:
     """Slides of the test split, which no training has seen, find those with their organ and necrosis."""
     cases = read_annotation(world.annotation)
-    sides = [(cases.test, "test"), (cases.train, "train")]
     embedder = Embedder(load_retrieval(found.folder), load_words(open_model_folder(found.folder)))
     queries, gallery = (
         embedder.cases(
             [read_bag(world.bags / f"{one.id}.parquet") for one in some], [one.report for one in some]
         )
-        for some, _ in sides
+        for some in (cases.test, cases.train)
     )
     equal = np.array([[one.report == other.report for other in cases.train] for one in cases.test])
     found_by = {"text": queries.texts @ gallery.slides.T, "image": queries.slides @ gallery.slides.T}
-    assert {name: mean_precision(scores, equal) >= 0.8 for name, scores in found_by.items()} == dict.fromkeys(
-        found_by, True
-    ), {name: mean_precision(scores, equal) for name, scores in found_by.items()}
+    reached = {name: mean_precision(scores, equal) for name, scores in found_by.items()}
+    assert min(reached.values()) >= 0.8, reached
 
 
 def test_validation_computes_the_map_of_the_evaluation() -> None:
