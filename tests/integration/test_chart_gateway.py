@@ -144,7 +144,7 @@ def test_pruning_runs_with_what_its_pod_has(gateway: str, tmp_path: Path) -> Non
 def asked(*urls: str, patience_s: float = 0) -> subprocess.CompletedProcess[str]:
     """Run what the pod of `helm test` runs."""
     pod = one(render(values_of("small-lab")), "Pod", "lab-histgen-test")
-    _, option, script, _ = pod["spec"]["containers"][0]["command"]
+    _, option, script, *_ = pod["spec"]["containers"][0]["command"]
     command = [sys.executable, option, script, *urls]
     return subprocess.run(
         command,

@@ -19,6 +19,7 @@ import tiny_model
 from docs_blocks import runbook_queries
 from prometheus_server import BINARIES, ROOT, Prometheus
 from running_stack import RunningStack, stack_up
+from tiny_retrieval import tiny_retrieval_model
 from waiting import until
 
 DASHBOARDS = ROOT / "helm" / "histgen" / "files" / "dashboards"
@@ -73,12 +74,12 @@ def certificate(folder: Path, *, days: int) -> Path:
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory, model_dir, triton_home) -> Iterator[RunningStack]:
-    """Run gateway, tiler, reporter and tritonserver; a certificate that they know ends in two days."""
+def stack(tmp_path_factory, triton_home) -> Iterator[RunningStack]:
+    """Run all services and tritonserver; a certificate that they know ends in two days."""
     folder = tmp_path_factory.mktemp("watched")
     kafka = json.dumps({"ssl_cafile": str(certificate(folder, days=2))})
     environment = {"HISTGEN_SETTLE_S": "0.5", "HISTGEN_LOOK_S": "0.2", "HISTGEN_KAFKA": kafka}
-    options = ("--inference", "triton", "--model", model_dir)
+    options = ("--inference", "triton", "--model", tiny_retrieval_model())
     with stack_up(folder / "home", *options, env=environment) as running:
         yield running
 
@@ -89,7 +90,9 @@ def prometheus(stack) -> Iterator[Prometheus]:
     with gpu_metrics(stack.home / "run" / "targets"):
         server = Prometheus(stack.home)
         until(
-            lambda: len(server.query("up == 1")) == 6, 60, "five processes of the stack and a GPU are scraped"
+            lambda: len(server.query("up == 1")) == 8,
+            60,
+            "seven processes of the stack and a GPU are scraped",
         )
         until(lambda: server.numbers("sum(histgen_dead_letters_total)") == [0.0], 60, "counters at 0")
         yield server
@@ -120,8 +123,18 @@ def test_a_truncated_slide_fires_the_dead_letter_alert_within_a_minute(stack, pr
     assert alert["metric"]["severity"] == "ticket"
 
 
+@pytest.fixture(scope="module")
+def searched(stack, prometheus, truncated) -> None:
+    """Search, and withdraw a slide, so that the series of both have samples."""
+    indexed = 'histgen_case_index_holds{kind="slides"}'
+    until(lambda: prometheus.numbers(indexed) == [2.0], 60, "both slides are in the index")
+    assert stack("search", "--slide", "first").code == 0
+    assert stack("withdraw", "second", "--reason", "wrong patient").code == 0
+    until(lambda: prometheus.numbers(indexed) == [1.0], 60, "one was withdrawn")
+
+
 @pytest.mark.parametrize("query", PANELS)
-def test_every_query_of_every_dashboard_returns_data(prometheus, truncated, query):
+def test_every_query_of_every_dashboard_returns_data(prometheus, searched, query):
     for variable, value in CHOSEN.items():
         query = query.replace(variable, value)
     assert "$" not in query
@@ -142,8 +155,9 @@ def test_promtool_finds_no_fault_with_what_is_served(stack, prometheus):
     targets = [json.loads(path.read_text())[0] for path in (stack.home / "run" / "targets").glob("*.json")]
     served = {one["labels"]["service"]: one["targets"][0] for one in targets}
 
-    assert set(served) == {"gateway", "tiler", "reporter", "up", "triton", "gpu"}
-    for service in ("gateway", "tiler", "reporter", "up"):
+    ours = {"gateway", "tiler", "reporter", "librarian", "search", "up"}
+    assert set(served) == ours | {"triton", "gpu"}
+    for service in ours:
         assert faults(served[service]) == [], service
 
 
