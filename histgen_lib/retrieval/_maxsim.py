@@ -36,10 +36,10 @@ def pairs_of(queries: Floats, vectors: Vectors) -> tuple[Pair, ...]:
     """Return each query vector with its best region, the most alike first."""
     cosines = queries @ vectors.regions.T
     best = cosines.argmax(axis=1)
-    found = [
-        Pair(here, _box(vectors.boxes[there]), float(cosines[here, there])) for here, there in enumerate(best)
-    ]
-    return tuple(sorted(found, key=lambda pair: -pair.similarity))
+    similarities = cosines[np.arange(len(best)), best]
+    boxes, values = vectors.boxes[best].tolist(), similarities.tolist()
+    order = np.argsort(-similarities, kind="stable").tolist()
+    return tuple(Pair(here, tuple(boxes[here]), values[here]) for here in order)
 
 
 def score(query: Query, entry: CaseEntry) -> float:
@@ -60,8 +60,3 @@ def best_hits(query: Query, entries: Iterable[CaseEntry]) -> list[Hit]:
         if len(hits) == query.count:
             break
     return list(hits.values())
-
-
-def _box(box: Ints) -> tuple[int, int, int, int]:
-    x, y, width, height = (int(value) for value in box)
-    return x, y, width, height

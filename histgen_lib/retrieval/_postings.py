@@ -8,6 +8,7 @@ files nearest to them, and an entry's score is estimated from where its regions 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,16 +21,21 @@ Slots = npt.NDArray[np.int64]
 _ROUNDS = 5
 _SAMPLE = 12
 """Vectors of the sample for each centroid."""
-_CHUNK = 16_384
+_CHUNK, _CODED = 4_096, 65_536
+"""Vectors compared in one go, with all centroids and with those of some groups."""
 _LOOKED_INTO = 4
 """Of the groups of centroids, those in which a region's nearest one is looked for."""
 _FILES = 64
 """Files that a query's vector looks into at most."""
-FEW = 4
+_LEAST_SPAN = 0.5
+"""Numbers of unit vectors that a byte can hold, at least; larger ones, of few regions, are cut."""
+FEW = 2
 """So few vectors are compared with the regions that they meet, not only with the centroids of these."""
-_MOST_EXACT = 32_000
-"""Regions that so few vectors are compared with, all together."""
-_MOST_ROUGH = 100_000
+_FIRST, _IN_ONE_GO = 8_000, 64_000
+"""Regions that each of few vectors meets first, and those that it meets at a time after that."""
+_MOSTLY = 0.999
+"""So many regions are no further from their centroids than those in other files are thought to be."""
+_MOST = 60_000
 """Regions that each of more vectors meets."""
 
 
@@ -44,18 +50,20 @@ class Codebook:
 
     def codes(self, vectors: Floats) -> Codes:
         """Return the number of each vector's nearest centroid, or of one as good as that."""
-        parts = [self._codes(vectors[start : start + _CHUNK]) for start in range(0, len(vectors), _CHUNK)]
+        parts = [self._codes(vectors[start : start + _CODED]) for start in range(0, len(vectors), _CODED)]
         return np.concatenate(parts) if parts else np.zeros(0, np.uint16)
 
     def _codes(self, vectors: Floats) -> Codes:
         near = vectors @ self._heads.T
         looked = min(_LOOKED_INTO, len(self._heads))
-        heads = np.argpartition(-near, looked - 1, axis=1)[:, :looked]
+        heads = np.argpartition(-near, looked - 1, axis=1)[:, :looked].ravel()
+        order = np.argsort(heads, kind="stable")
+        bounds = np.searchsorted(heads[order], np.arange(len(self._heads) + 1))
         best = np.full(len(vectors), -np.inf, np.float32)
         codes = np.zeros(len(vectors), np.uint16)
-        for head, members in enumerate(self._members):
-            rows = np.flatnonzero((heads == head).any(axis=1))
-            if len(rows) and len(members):
+        for members, start, end in zip(self._members, bounds[:-1], bounds[1:], strict=True):
+            if start < end and len(members):
+                rows = order[start:end] // looked
                 cosines = vectors[rows] @ self.centroids[members].T
                 first = cosines.argmax(axis=1)
                 value = cosines[np.arange(len(rows)), first]
@@ -66,51 +74,97 @@ class Codebook:
 
 
 class Postings:
-    """For each centroid, where regions filed under it are. `slots` int64: the entry of each region."""
+    """For each centroid, the regions filed under it, as bytes, one after the other, and whose they are.
 
-    def __init__(self, codebook: Codebook, codes: Codes, slots: Slots) -> None:
+    `codes` uint16[N], `slots` int64[N]: the file and the entry of each of the `regions` float16[N, d].
+    """
+
+    def __init__(
+        self, codebook: Codebook, codes: Codes, slots: Slots, regions: npt.NDArray[np.float16]
+    ) -> None:
         self._codebook = codebook
-        self._regions: Slots = np.argsort(codes, kind="stable")
-        self._slots = slots[self._regions]
-        self._starts = np.searchsorted(codes[self._regions], np.arange(len(codebook.centroids) + 1))
+        order = np.argsort(codes, kind="stable")
+        self._slots = slots[order]
+        self._starts = np.searchsorted(codes[order], np.arange(len(codebook.centroids) + 1))
         self._lengths = np.diff(self._starts)
+        self._scale = np.float32(127.0 / max(float(np.abs(codebook.centroids).max()), _LEAST_SPAN))
+        self._bytes = np.empty(regions.shape, np.int8)
+        for start in range(0, len(order), _CODED):
+            some = as_floats(regions[order[start : start + _CODED]]) * self._scale
+            self._bytes[start : start + _CODED] = np.clip(np.rint(some), -127, 127)
 
-    def estimate(self, queries: Floats, entries: int, regions: npt.NDArray[np.float16]) -> Floats:
-        """Return an estimate of MaxSim float32[entries]. `regions` float16[N, d], by region."""
+    def estimate(self, queries: Floats, allowed: npt.NDArray[np.bool_], depth: int) -> Floats:
+        """Return an estimate of MaxSim float32[entries], for `FEW` vectors or less one that is hardly too low.
+
+        `allowed` bool[entries]: which of them count; only the best `depth` of these are of interest.
+        """
         cosines = queries @ self._codebook.centroids.T
-        look = self._exactly if len(queries) <= FEW else self._roughly
-        most = _MOST_EXACT // len(queries) if len(queries) <= FEW else _MOST_ROUGH
-        total = np.zeros(entries, np.float32)
-        best = np.empty(entries, np.float32)
+        few = len(queries) <= FEW
+        total = np.zeros(len(allowed), np.float32)
         for query, values in zip(queries, cosines, strict=True):
-            files = self._nearest(values, most)
-            slots, found = look(files, values, query, regions)
-            best.fill(values[files[0]])  # what is not met has nothing better
-            best[slots] = found
-            total += best
-        return total / np.float32(len(queries))
+            total += (
+                self._closely(query, values, allowed, depth) if few else self._roughly(values, len(total))
+            )
+        total /= np.float32(len(queries))
+        return total
 
-    def _nearest(self, values: Floats, most: int) -> Slots:
-        """Return the files nearest to a query that together have `most` regions or less, the best last."""
+    def interact(self, queries: Floats, codes: Codes, starts: Slots) -> Floats:
+        """Return MaxSim as if each region were the centroid of its file. `codes`: stacked; `starts` int64."""
+        cosines = queries @ self._codebook.centroids.T
+        best = np.maximum.reduceat(np.take(cosines, codes, axis=1), starts, axis=1)
+        estimates: Floats = best.mean(axis=0)
+        return estimates
+
+    def _roughly(self, values: Floats, entries: int) -> Floats:
+        """Return, for each entry, the cosine of the nearest centroid that it was met under.
+
+        `values` float32[K]: the cosines of the centroids. What is not met is as near as the last of these.
+        """
         count = min(_FILES, len(values))
         files = np.argpartition(-values, count - 1)[:count]
         files = files[np.argsort(-values[files])]
-        within = max(1, int(np.searchsorted(np.cumsum(self._lengths[files]), most, side="right")))
-        return files[:within][::-1]
+        within = max(1, int(np.searchsorted(np.cumsum(self._lengths[files]), _MOST, side="right")))
+        files = files[:within][::-1]
+        best = np.full(entries, values[files[0]], np.float32)
+        best[self._listed(self._slots, files)] = np.repeat(values[files], self._lengths[files])
+        return best
 
-    def _roughly(self, files: Slots, values: Floats, *_: object) -> tuple[Slots, Floats]:
-        """Return the entries met in these files with their centroids' cosines, rising."""
-        return self._listed(self._slots, files), np.repeat(values[files], self._lengths[files])
+    def _closely(self, query: Floats, values: Floats, allowed: npt.NDArray[np.bool_], depth: int) -> Floats:
+        """Return, for each entry, the cosine of its nearest region; for those not met, what that is at most.
 
-    def _exactly(
-        self, files: Slots, _: Floats, query: Floats, regions: npt.NDArray[np.float16]
-    ) -> tuple[Slots, Floats]:
-        """Return the entries met in these files with their regions' own cosines, rising."""
-        found: Floats = as_floats(regions[self._listed(self._regions, files)]) @ query
-        order = np.argsort(found)
-        return self._listed(self._slots, files)[order], found[order]
+        Files are looked into, the nearest first, until a region in the next one would have to be nearer than
+        nearly all others are, seen from their centroids, to be among the best `depth` of what is allowed.
+        """
+        query = query / self._scale
+        files = np.argsort(-values)
+        ends = np.cumsum(self._lengths[files])
+        best = np.full(len(allowed), -np.inf, np.float32)
+        margin, bound = np.float32(0.0), np.float32(1.0)
+        start, wanted = 0, _FIRST
+        while True:
+            end = max(start + 1, int(np.searchsorted(ends, wanted, side="right")))
+            margin = max(margin, self._look(query, values, files[start:end], best))
+            start = end
+            if start >= len(files):
+                return best
+            least = np.partition(best[allowed], -depth)[-depth]
+            bound = values[files[start]] + margin
+            if bound < least:
+                return np.maximum(best, bound, out=best)
+            near = int(np.searchsorted(-values[files], margin - least))
+            wanted = min(int(ends[start - 1]) + _IN_ONE_GO, int(ends[max(start, near - 1)]))
 
-    def _listed(self, listed: Slots, files: Slots) -> Slots:
+    def _look(self, query: Floats, values: Floats, files: Slots, best: Floats) -> np.float32:
+        """Write what is better than `best`; return by how much nearly no region is nearer than its centroid."""
+        found: Floats = self._listed(self._bytes, files).astype(np.float32) @ query
+        slots = self._listed(self._slots, files)
+        better = np.flatnonzero(found > best[slots])
+        better = better[np.argsort(found[better])]  # the best of an entry comes last, and stays
+        best[slots[better]] = found[better]
+        nearer = found - np.repeat(values[files], self._lengths[files])
+        return np.float32(np.quantile(nearer, _MOSTLY)) if len(nearer) else np.float32(0.0)
+
+    def _listed(self, listed: npt.NDArray[Any], files: Slots) -> npt.NDArray[Any]:
         return np.concatenate([listed[self._starts[file] : self._starts[file + 1]] for file in files])
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from histgen_lib.retrieval._lance_rows import FLAGS, TEXTS
 from histgen_lib.retrieval._maxsim import Places
 from histgen_lib.retrieval._port import CaseEntry, Filters, Floats, Ints, Vectors
-from histgen_lib.retrieval._postings import Codebook, Postings, as_floats, centroids_for, sample_size
+from histgen_lib.retrieval._postings import Codebook, Codes, Postings, as_floats, centroids_for, sample_size
 
 Halves = npt.NDArray[np.float16]
 Flags = npt.NDArray[np.bool_]
@@ -24,7 +24,7 @@ Flags = npt.NDArray[np.bool_]
 FILED_FROM = 20_000
 """Entries from which on regions are filed; fewer are all compared in as little time."""
 
-_REFILED = 1_000
+_REFILED = 500
 """So many new entries are compared without being filed."""
 _CODED = 200_000
 """Regions that are filed in one go."""
@@ -57,7 +57,8 @@ class Column:
 class View:
     """A shard at one moment. Arrays are by slot; `regions` float16[N, d] and `boxes` int32[N, 4] by region.
 
-    `slots`: by slide id. `owners`: numbers of the owners' names. `postings`: of the first `filed` slots.
+    `slots`: by slide id. `owners`: numbers of the owners' names. `postings`, and `codes` uint16 by region: of
+    the first `filed` slots.
     """
 
     slots: Mapping[str, int]
@@ -65,6 +66,7 @@ class View:
     starts: Places
     counts: Ints
     regions: Halves
+    codes: Codes
     boxes: Ints
     slides: Floats
     words: Floats
@@ -95,10 +97,19 @@ class View:
 
     def regions_of(self, slots: Places) -> tuple[Floats, Places]:
         """Return the regions of these slots, stacked, and where each one's start."""
+        places, starts = self._places_of(slots)
+        return as_floats(self.regions[places]), starts
+
+    def estimates_of(self, queries: Floats, slots: Places) -> Floats:
+        """Estimate the MaxSim of these slots, all filed, from the files that their regions are in."""
+        assert self.postings is not None
+        places, starts = self._places_of(slots)
+        return self.postings.interact(queries, self.codes[places], starts)
+
+    def _places_of(self, slots: Places) -> tuple[Places, Places]:
         counts = self.counts[slots].astype(np.int64)
         starts = np.cumsum(counts) - counts
-        places = np.arange(int(counts.sum())) + np.repeat(self.starts[slots] - starts, counts)
-        return as_floats(self.regions[places]), starts
+        return np.arange(int(counts.sum())) + np.repeat(self.starts[slots] - starts, counts), starts
 
     def entry(self, slot: int) -> CaseEntry:
         """Return the entry in a slot."""
@@ -175,6 +186,7 @@ class Shard:
             starts=self._starts.all(),
             counts=self._counts.all(),
             regions=self._regions.all(),
+            codes=self._codes.all(),
             boxes=self._boxes.all(),
             slides=self._slides.all(),
             words=self._words.all(),
@@ -211,7 +223,7 @@ class Shard:
         for start in range(len(self._codes.all()), len(regions), _CODED):
             self._codes.add(self._codebook.codes(as_floats(regions[start : start + _CODED])))
         slots = np.repeat(np.arange(entries), self._counts.all())
-        self._postings, self._filed = Postings(self._codebook, self._codes.all(), slots), entries
+        self._postings, self._filed = Postings(self._codebook, self._codes.all(), slots, regions), entries
 
     def _learn(self) -> None:
         regions = self._regions.all()

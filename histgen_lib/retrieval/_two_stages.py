@@ -13,11 +13,18 @@ from histgen_lib.retrieval._shard import Flags, View
 
 _ALL = 1_500
 """So few entries are all compared."""
-_CANDIDATES = 500
+_CANDIDATES = 300
 _AT_A_TIME = 2_000
-_SAMPLE = 200
+_ROUNDING = 0.003
+"""Cosines of vectors held as bytes are as far off as that."""
+_SAMPLE = 100
+"""Entries from which is learnt how far off estimates are."""
 _DEVIATIONS = 4.5
-"""An entry is left out if it would have to be so much better than expected: none of 100,000 is."""
+"""An estimate is further off than that for none of 100,000 entries."""
+_MORE = 2_000
+"""Entries, besides the candidates, that are looked at more closely if estimates tell them from others."""
+_TELLING = 0.25
+"""Estimates by which such a part of all may be among the best do not tell anything."""
 
 
 def search(view: View, query: Query) -> list[Hit]:
@@ -44,37 +51,52 @@ def _compare_regions(view: View, query: Query, allowed: Flags, scores: Floats) -
         _score(view, query.vectors, np.flatnonzero(allowed), scores)
         return
     estimates = np.full(len(allowed), np.inf, np.float32)  # of what is not filed yet, so that it comes first
-    estimates[: view.filed] = view.postings.estimate(query.vectors, view.filed, view.regions)
+    filed = allowed[: view.filed]
+    old = int(np.count_nonzero(filed))
+    first = min(old, max(_CANDIDATES, 8 * query.count))
+    estimates[: view.filed] = view.postings.estimate(query.vectors, filed, first)
     estimates[~allowed] = -np.inf
-    new = np.count_nonzero(allowed[view.filed :])
-    first = min(count, int(new) + max(_CANDIDATES, 8 * query.count))
+    first += count - old
     candidates = np.argpartition(-estimates, first - 1)[:first]
     _score(view, query.vectors, candidates, scores)
     _score(view, query.vectors, _missed(view, query, estimates, scores), scores)
 
 
 def _missed(view: View, query: Query, estimates: Floats, scores: Floats) -> Places:
-    """Return the slots that may well be better than the last hit.
-
-    How far off estimates are is learnt from slots taken at random: a line through their scores, and the
-    deviation from it. Where estimates say little, as among random directions, that leaves nearly all slots.
-    So few vectors that they were compared with the very regions they met have no estimates, but scores.
-    """
+    """Return the slots without a score that may well be better than the last hit."""
     left = np.flatnonzero(np.isneginf(scores) & ~np.isneginf(estimates))
     best = _best(view, scores, query.count)
     if len(best) < query.count:
         return left
-    if len(query.vectors) <= FEW or len(left) <= _SAMPLE:
-        return left[:0]
+    least = float(scores[best[-1]])
+    if len(query.vectors) <= FEW:
+        left = left[estimates[left] + _ROUNDING >= least]
+    if len(left) <= (_MORE if len(query.vectors) <= FEW else _SAMPLE):
+        return left
     sample = np.random.default_rng(len(left)).choice(left, _SAMPLE, replace=False)
     _score(view, query.vectors, sample, scores)
-    guessed, found = estimates[sample], scores[sample]
-    slope = float(np.cov(guessed, found)[0, 1] / max(float(guessed.var(ddof=1)), 1e-12))
-    expected = found.mean() + slope * (estimates[left] - guessed.mean())
-    deviation = (found - found.mean() - slope * (guessed - guessed.mean())).std()
-    may_be = (expected + _DEVIATIONS * deviation >= scores[best[-1]]) & np.isneginf(scores[left])
-    missed: Places = left[may_be]
-    return missed
+    left = left[np.isneginf(scores[left])]
+    likely = left[_likely(estimates[left], estimates[sample], scores[sample], least)]
+    if len(likely) < _TELLING * len(left):
+        likely = likely[np.argsort(-estimates[likely])[:_MORE]]
+    left = likely
+    if len(left) > _SAMPLE:
+        closer = view.estimates_of(query.vectors, np.concatenate([sample, left]))
+        left = left[_likely(closer[_SAMPLE:], closer[:_SAMPLE], scores[sample], least)]
+    return left
+
+
+def _likely(estimates: Floats, of_sample: Floats, scores: Floats, least: float) -> Flags:
+    """Return which of these estimates may belong to scores of `least` or more.
+
+    How far off estimates are is learnt from a sample taken at random: a line through its scores, and the
+    deviation from that. Where estimates say little, as among random directions, nearly all are likely.
+    """
+    middle, mean = of_sample.mean(), scores.mean()
+    slope = float(((of_sample - middle) * (scores - mean)).mean() / max(float(of_sample.var()), 1e-12))
+    deviation = float((scores - mean - slope * (of_sample - middle)).std())
+    likely: Flags = mean + slope * (estimates - middle) + _DEVIATIONS * deviation >= least
+    return likely
 
 
 def _score(view: View, queries: Floats, slots: Places, scores: Floats) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from histgen_lib.retrieval import Floats
+from histgen_lib.retrieval._postings import as_floats
 
 Maker = Callable[[int, int, np.random.Generator], Floats]
 """Makes the regions of some slides: float32[slides, regions, d]."""
@@ -62,11 +63,17 @@ def many(make: Maker, slides: int, regions: int, size: int, seed: int = 1) -> np
 
 def exact(regions: npt.NDArray[np.float16], queries: Floats) -> Floats:
     """Return MaxSim of all slides float32[slides], computed in full."""
-    scores = np.empty(len(regions), np.float32)
+    return exact_of_all(regions, [queries])[0]
+
+
+def exact_of_all(regions: npt.NDArray[np.float16], asked: Sequence[Floats]) -> Floats:
+    """Return MaxSim of all slides for several queries float32[queries, slides], computed in full."""
+    scores = np.empty((len(asked), len(regions)), np.float32)
     for start in range(0, len(regions), 2_000):
-        some = regions[start : start + 2_000].astype(np.float32)
-        cosines = some.reshape(-1, some.shape[2]) @ queries.T
-        scores[start : start + 2_000] = cosines.reshape(*some.shape[:2], -1).max(axis=1).mean(axis=1)
+        some = as_floats(regions[start : start + 2_000])
+        for row, queries in zip(scores, asked, strict=True):
+            cosines = (some.reshape(-1, some.shape[2]) @ queries.T).reshape(*some.shape[:2], -1)
+            row[start : start + 2_000] = cosines.max(axis=1).mean(axis=1)
     return scores
 
 
