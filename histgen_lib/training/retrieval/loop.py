@@ -172,7 +172,7 @@ class RetrievalLoop:
 
 def _told_apart(batcher: Batcher) -> list[list[str]]:
     """Return the id of each slide, and a digest of its report."""
-    return [[example.id, sha256_hex(example.report.encode("utf-8", "replace"))] for example in batcher.examples]
+    return [[one.id, sha256_hex(one.report.encode("utf-8", "replace"))] for one in batcher.examples]
 
 
 def _summary(row: dict[str, float]) -> str:

@@ -1,7 +1,7 @@
 """How well slides and reports of the validation split find those of the training split: MAP@5.
 
-Where reports are free text, hardly any has its like among others. Each slide of the validation split then looks
-for its own report among those of the split, and each report for its slide.
+Where reports are free text, hardly any has its like among others. Each slide of the validation split then
+looks for its own report among those of the split, and each report for its slide.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Validator:
     """Scores a network: slides and reports of the validation split look for those of the training split.
 
     What is relevant has the same organ and diagnosis; of reports that do not say so, only an equal report is.
-    If fewer than half of the slides have anything relevant, slides and reports of the validation split look for
-    their own counterpart.
+    If fewer than half of the slides have anything relevant, slides and reports of the validation split look
+    for their own counterpart.
     """
 
     gallery: Batcher
