@@ -69,7 +69,7 @@ class Validator:
 
 
 def _vectors(network: Fgcr, batcher: Batcher) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    slides, _ = embed_slides(network, [batcher.seen(row) for row in range(len(batcher.examples))])
+    slides, _ = embed_slides(network, map(batcher.seen, range(len(batcher.examples))))
     return slides, embed_texts(network, [batcher.tokens[example.report] for example in batcher.examples])
 
 
