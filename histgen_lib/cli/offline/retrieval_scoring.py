@@ -154,16 +154,21 @@ def match(queries: Slides, gallery: Slides, question: Question, prompts: Sequenc
 
 
 def with_fields(asked: Match, least: int = 10) -> Match:
-    """Return the match with what is relevant by each field that `least` query reports state, and others."""
+    """Return the match with what is relevant by each field that `least` query reports state.
+
+    Fields of which no value occurs on both sides are left out, and so are organ, procedure and diagnosis.
+    """
     from histgen_lib.evaluation.retrieval import field_labels, relevance
     from histgen_lib.text.synoptic import HEAD_KEYS, parse_report
 
-    stated = Counter(key for report in asked.queries.reports for key in parse_report(report))
-    names = [name for name, count in stated.items() if count >= least and name not in HEAD_KEYS]
+    sides = (asked.queries, asked.gallery)
+    stated, known = (Counter(key for text in side.reports for key in parse_report(text)) for side in sides)
+    names = [n for n, count in stated.items() if count >= least and n in known and n not in HEAD_KEYS]
     found = {}
     for name in names:
-        labels = [field_labels(side.reports, (name,)) for side in (asked.queries, asked.gallery)]
-        found[name] = replace(asked.sought, relevant=relevance(*labels), prompts=None, depths=(5,))
+        relevant = relevance(*(field_labels(side.reports, (name,)) for side in sides))
+        if relevant.any():
+            found[name] = replace(asked.sought, relevant=relevant, prompts=None, depths=(5,))
     return replace(asked, by_field=found)
 
 
