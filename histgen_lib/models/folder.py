@@ -214,7 +214,8 @@ def open_model_folder(path: Path | str) -> ModelFolder:
         _ = opened.name, opened.synthetic, opened.histgen, opened.decoding
         _ = [opened.section(name) for name in SECTIONS]
         _ = opened.tiling["tile_px"], opened.tiling["mpp"]
-    except (OSError, ValueError, KeyError, TypeError, HistgenError) as error:
+        _ = dict(opened.retrieval.get("network", {})), dict(opened.retrieval.get("consistency") or {})
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, HistgenError) as error:
         raise FatalError(
             "model-config",
             f"{CONFIG} of the model {folder.name} cannot be used ({error}).",

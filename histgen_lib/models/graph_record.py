@@ -109,7 +109,7 @@ def _read(folder: Path) -> dict[str, Any]:
         raise FatalError(
             "model-incomplete", f"The model folder {folder.name} has no {GRAPHS}.", hint=_HINT
         ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise FatalError(
             "model-onnx", f"{GRAPHS} of the model {folder.name} cannot be read.", hint=_HINT
         ) from error

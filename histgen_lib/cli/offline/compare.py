@@ -86,7 +86,7 @@ def compare(
     ] = "small",
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Maximum number of epochs.")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Slides per step.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Seed of the training.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of the training.")] = None,
     synthetic: Annotated[bool, typer.Option("--synthetic", help="The slides are synthetic.")] = False,
     bootstrap: Annotated[
         int, typer.Option("--bootstrap", help="Bootstrap resamples for 95 % intervals.")

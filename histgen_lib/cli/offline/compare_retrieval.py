@@ -58,7 +58,7 @@ def compare_retrieval(
     ] = Path("docs/retrieval-comparison.md"),
     relevant_by: RelevantBy = None,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Maximum number of epochs.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Seed of the training.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of the training.")] = None,
     bootstrap: Bootstrap = 1000,
     threads: Annotated[int, typer.Option("--threads", min=0, help="Cores to use; 0: all.")] = 0,
     allow_missing: AllowMissing = False,

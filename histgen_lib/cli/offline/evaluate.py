@@ -66,7 +66,7 @@ def evaluate(
     bootstrap: Annotated[
         int, typer.Option("--bootstrap", help="Bootstrap resamples for 95 % intervals; 0: none.")
     ] = 0,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of the resampling.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the resampling.")] = 0,
     out_dir: Annotated[
         Path | None,
         typer.Option(

@@ -72,7 +72,7 @@ def evaluate_retrieval(
     relevant_by: RelevantBy = None,
     labels: Labels = None,
     bootstrap: Bootstrap = 1000,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of the resampling.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the resampling.")] = 0,
     out_dir: Annotated[
         Path | None,
         typer.Option(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -52,10 +52,9 @@ class Slides:
     examples: Sequence[SlideExample]
     truth: Path | None
 
-    @cached_property
-    def bags(self) -> list[Bag]:
-        """Their bags."""
-        return [example.load() for example in self.examples]
+    def bags(self) -> Iterator[Bag]:
+        """Yield their bags, read as they are needed if they are not in memory."""
+        return (example.load() for example in self.examples)
 
     @property
     def ids(self) -> list[str]:
@@ -155,22 +154,27 @@ def match(queries: Slides, gallery: Slides, question: Question, prompts: Sequenc
 
 
 def with_fields(asked: Match, least: int = 10) -> Match:
-    """Return the match with what is relevant by each field that `least` query reports state, and others."""
+    """Return the match with what is relevant by each field that `least` query reports state.
+
+    Fields of which no value occurs on both sides are left out, and so are organ, procedure and diagnosis.
+    """
     from histgen_lib.evaluation.retrieval import field_labels, relevance
     from histgen_lib.text.synoptic import HEAD_KEYS, parse_report
 
-    stated = Counter(key for report in asked.queries.reports for key in parse_report(report))
-    names = [name for name, count in stated.items() if count >= least and name not in HEAD_KEYS]
+    sides = (asked.queries, asked.gallery)
+    stated, known = (Counter(key for text in side.reports for key in parse_report(text)) for side in sides)
+    names = [n for n, count in stated.items() if count >= least and n in known and n not in HEAD_KEYS]
     found = {}
     for name in names:
-        labels = [field_labels(side.reports, (name,)) for side in (asked.queries, asked.gallery)]
-        found[name] = replace(asked.sought, relevant=relevance(*labels), prompts=None, depths=(5,))
+        relevant = relevance(*(field_labels(side.reports, (name,)) for side in sides))
+        if relevant.any():
+            found[name] = replace(asked.sought, relevant=relevant, prompts=None, depths=(5,))
     return replace(asked, by_field=found)
 
 
 def score_network(embedder: Embedder, asked: Match, *, regions: bool = True) -> Found:
     """Score a network on all tasks; with `regions` also those of regions, and the evidence."""
-    seen = [embedder.cases(side.bags, side.reports) for side in (asked.queries, asked.gallery)]
+    seen = [embedder.cases(side.bags(), side.reports) for side in (asked.queries, asked.gallery)]
     found = _scored(asked, *(_collection(one, regions=regions) for one in seen))
     if not (regions and asked.has_truth):
         return found
@@ -221,7 +225,7 @@ def _evidence(
     rows = [row for row, case in enumerate(queries) if case.polygons]
     whole = [queries[row] for row in rows]
     boxes = [case.boxes[shares_on(case.polygons, case.boxes).argmax()] for case in whole]
-    regions, found = embedder.boxes([asked.queries.bags[row] for row in rows], boxes)
+    regions, found = embedder.boxes((asked.queries.examples[row].load() for row in rows), boxes)
     alone = [
         RegionCase(case.slide_id, some, places, case.polygons)
         for case, some, places in zip(whole, regions, found, strict=True)
@@ -239,9 +243,13 @@ def _evidence(
 def score_untrained(asked: Match) -> dict[str, Found]:
     """Score the searches that need no training: the mean of the features, and sets of patches."""
     from histgen_lib.evaluation.retrieval.baselines import barcodes, mean_pooled, mosaic, patch_set_scores
+    from histgen_lib.training.retrieval.data import places_of
 
     sides = (asked.queries, asked.gallery)
-    means = [mean_pooled([bag.features for bag in side.bags]) for side in sides]
-    sets = [[barcodes(bag.features[mosaic(bag.features, bag.xy)]) for bag in side.bags] for side in sides]
+    means = [mean_pooled(bag.features for bag in side.bags()) for side in sides]
+    sets = [
+        [barcodes(bag.features[mosaic(bag.features, places_of(bag)[0])]) for bag in side.bags()]
+        for side in sides
+    ]
     tables = {"mean-features": means[0] @ means[1].T, "patch-set": patch_set_scores(*sets)}
     return {name: _scored_tables(asked, {"image→image": table}) for name, table in tables.items()}

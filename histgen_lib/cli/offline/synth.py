@@ -15,7 +15,7 @@ def synth(
     out_dir: Out,
     count: Annotated[int, typer.Option("--count", "-n", help="Number of slides.")] = 20,
     seed: Annotated[
-        int, typer.Option("--seed", help="The same seed gives the same slides, byte for byte.")
+        int, typer.Option("--seed", min=0, help="The same seed gives the same slides, byte for byte.")
     ] = 0,
     start: Annotated[int, typer.Option("--start", help="Index of the first slide.")] = 0,
     workers: Annotated[

@@ -35,7 +35,7 @@ def train_encoder(
         typer.Option("--precision", help="Number format of convolutions."),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option("--seed", help="Seed of weights, order and augmentation.")
+        int | None, typer.Option("--seed", min=0, help="Seed of weights, order and augmentation.")
     ] = None,
     threads: Annotated[int, typer.Option("--threads", min=0, help="Cores to use; 0: all.")] = 0,
     as_json: JsonFlag = False,
@@ -125,7 +125,7 @@ def train(
         typer.Option("--precision", help="Number format; mixed precision except float32."),
     ] = None,
     device: Annotated[str | None, typer.Option("--device", help="cpu or cuda.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Seed of all random numbers.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of all random numbers.")] = None,
     patience: Annotated[
         int | None,
         typer.Option("--patience", help="Epochs without a better validation score before training stops."),

@@ -56,7 +56,7 @@ def train_retrieval(
     device: Annotated[
         Literal["cpu", "cuda"] | None, typer.Option("--device", help="What to compute on.")
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Seed of all random numbers.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Seed of all random numbers.")] = None,
     patience: Annotated[
         int | None,
         typer.Option("--patience", help="Epochs without a better validation score before training stops."),

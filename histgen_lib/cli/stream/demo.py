@@ -47,7 +47,7 @@ def demo(
         Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for slides, drafts and logs.")
     ] = Path("out/demo"),
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Number of slides to draw.")] = 4,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of the drawn slides.")] = UNSEEN_SEED,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the drawn slides.")] = UNSEEN_SEED,
     slides: Annotated[
         list[str] | None,
         typer.Option("--slides", metavar="PATH", help="More slides: files, folders, globs. Can be repeated."),

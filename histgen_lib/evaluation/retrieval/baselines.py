@@ -7,7 +7,7 @@ mosaics. Its first clustering is by tile features, where Yottixel clusters colou
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ Floats = NDArray[np.float32]
 Barcodes = NDArray[np.bool_]
 
 
-def mean_pooled(bags: Sequence[NDArray[Any]]) -> Floats:
+def mean_pooled(bags: Iterable[NDArray[Any]]) -> Floats:
     """Return the mean feature of each slide [N_i, D], as unit vectors float32[n, D]."""
     means = np.stack([np.asarray(features, dtype=np.float64).mean(axis=0) for features in bags])
     lengths = np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)

@@ -8,9 +8,9 @@ MAP@k     the mean of prec(r) over the relevant hits among the first k, 0 withou
 recall@k  relevant hits among the first k / all relevant ones of the gallery
 nDCG@k    Σ rel(r) / log2(r + 1) over the first k / the same sum of the best possible ranking
 
-Textbook AP@k divides by min(k, all relevant ones) where MAP@k divides by the relevant hits among the first k:
-one relevant hit at rank 1 and none after it is MAP@5 = 1, and AP@5 = 0.2 if five could have been found. MAP@k
-is never smaller, and equal if all of the first k are relevant.
+The paper states P@3, ACC@5 and MAP@5. Textbook AP@k divides by min(k, all relevant ones) where MAP@k divides
+by the relevant hits among the first k: one relevant hit at rank 1 and none after it is MAP@5 = 1, and AP@5 =
+0.2 if five could have been found. MAP@k is never smaller, and equal if all of the first k are relevant.
 
 A query without any relevant item in the gallery has nothing to find and is left out; `Ranked` says how many
 are left. Chance is the exact expectation under a random order of the gallery.
@@ -31,9 +31,6 @@ from histgen_lib.evaluation.bootstrap import Estimate, Floats, estimate, finite,
 
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
-
-PUBLISHED_DEPTHS = {"P": 3, "ACC": 5, "MAP": 5}
-"""The k of each figure in the paper."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,29 +73,25 @@ class Ranked:
         return len(self.queries)
 
 
-def rank(scores: NDArray[Any], relevant: Bools, depth: int, eligible: Bools | None = None) -> Ranked:
+def rank(scores: NDArray[Any], relevant: Bools, depth: int) -> Ranked:
     """Rank a gallery for each query by `scores` float[Q, G], higher first, to `depth` hits.
 
-    `relevant` bool[Q, G] says which items are relevant. Items that are not `eligible` bool[Q, G] (the query
-    itself, slides of the same case) are not in that query's gallery. Equal scores keep the gallery's order.
-    Raises InvalidInputError("evaluation-retrieval-empty") if no query has a relevant item, or fewer than
-    `depth` items.
+    `relevant` bool[Q, G] says which items are relevant. Equal scores keep the gallery's order.
+    Raises InvalidInputError("evaluation-retrieval-empty") if no query has a relevant item, or the gallery
+    fewer than `depth` items.
     """
-    allowed = np.ones(relevant.shape, dtype=np.bool_) if eligible is None else eligible
-    relevant = relevant & allowed
-    counts, gallery = relevant.sum(axis=1), allowed.sum(axis=1)
+    counts, gallery = relevant.sum(axis=1), relevant.shape[1]
     queries = np.flatnonzero(counts)
-    if not len(queries) or depth < 1 or int(gallery[queries].min()) < depth:
+    if not len(queries) or not 1 <= depth <= gallery:
         raise InvalidInputError(
             "evaluation-retrieval-empty",
             f"There is nothing to score: {len(queries)} queries have a relevant item in the gallery, and the "
             f"first {depth} hits are asked for.",
             hint="Give more cases, another field to compare, or a smaller number of hits.",
         )
-    kept = np.where(allowed, np.asarray(scores, dtype=np.float64), -np.inf)[queries]
-    order = np.argsort(-kept, axis=1, kind="stable")[:, :depth]
+    order = np.argsort(-np.asarray(scores, dtype=np.float64)[queries], axis=1, kind="stable")[:, :depth]
     found = np.take_along_axis(relevant[queries], order, axis=1)
-    return Ranked(queries, order, found, counts[queries], gallery[queries])
+    return Ranked(queries, order, found, counts[queries], np.full(len(queries), gallery))
 
 
 def score_ranked(

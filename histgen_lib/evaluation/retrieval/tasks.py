@@ -14,7 +14,7 @@ from histgen_lib.evaluation.retrieval.metrics import Bools, RetrievalScore, rank
 Floats = NDArray[np.float32]
 
 SLIDE_TASKS = ("image→image", "image→text", "text→image", "text→text")
-REGION_TASKS = ("regions→regions", "text→regions", "box→regions")
+REGION_TASKS = ("regions→regions", "text→regions")
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,13 +22,12 @@ class Collection:
     """Cases as a network sees them; all vectors have unit length.
 
     `slides`, `texts` float32[n, d]; a search without words has no `texts`. `regions`: float32[R_i, d] of each
-    slide. `boxes`: float32[R_i, d] of each slide, the regions of a box of it that is a query of its own.
+    slide.
     """
 
     slides: Floats
     texts: Floats | None = None
     regions: Sequence[Floats] = ()
-    boxes: Sequence[Floats] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,8 +70,6 @@ def similarities(queries: Collection, gallery: Collection) -> dict[str, Floats]:
         found["regions→regions"] = max_sim(queries.regions, gallery.regions)
         if queries.texts is not None:
             found["text→regions"] = max_sim([text[None] for text in queries.texts], gallery.regions)
-    if queries.boxes and gallery.regions:
-        found["box→regions"] = max_sim(queries.boxes, gallery.regions)
     return found
 
 

@@ -11,7 +11,6 @@ from torch.nn import functional
 
 from histgen_lib.models.fgcr.config import FgcrConfig
 
-_SHUT = -1e9
 _LEAST = 1e-30
 """Less of a soft mask counts as this: its logarithm has to be finite."""
 
@@ -86,14 +85,14 @@ class KernelAttention(nn.Module):
 
     def _to_whole(self, whole: Tensor, key: Tensor, value: Tensor, shut: Tensor) -> Tensor:
         query = _split(self.inward(whole).chunk(3, dim=-1)[0], self._heads)
-        dots = _dots(query, key).masked_fill(shut.transpose(1, 2).unsqueeze(1), _SHUT)
+        dots = without(_dots(query, key), shut.transpose(1, 2).unsqueeze(1))
         told: Tensor = self.outward(_merge(dots.softmax(dim=-1) @ value))
         return told
 
     def _weights(self, dots: Tensor, soft: Tensor, shut: Tensor) -> Tensor:
         if self._soft_first:
             dots = dots + soft.clamp_min(_LEAST).log()
-        weights = dots.masked_fill(shut, _SHUT).softmax(dim=-1)
+        weights = without(dots, shut).softmax(dim=-1)
         return weights if self._soft_first else weights * soft
 
     def _weight(self, use: int) -> Tensor:
@@ -143,9 +142,14 @@ class Attention(nn.Module):
             _split(functional.linear(x, weight, bias), self._heads)
             for x, weight, bias in zip((asking, asked, asked), *by_use, strict=True)
         )
-        dots = _dots(query, key).masked_fill(~visible[:, None, None, :], _SHUT)
+        dots = without(_dots(query, key), ~visible[:, None, None, :])
         heard: Tensor = self.outward(_merge(self._dropout(dots.softmax(dim=-1)) @ value))
         return heard
+
+
+def without(scores: Tensor, shut: Tensor) -> Tensor:
+    """Give what is `shut` the least score that there is, in float16 as well: a softmax leaves it out."""
+    return scores.masked_fill(shut, torch.finfo(scores.dtype).min)
 
 
 def _dots(query: Tensor, key: Tensor) -> Tensor:

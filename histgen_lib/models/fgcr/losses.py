@@ -19,10 +19,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from histgen_lib.models.fgcr.attention import without
 from histgen_lib.models.fgcr.network import Fgcr, SlideOutput, Slides, TextOutput, Texts
 from histgen_lib.models.fgcr.words import MASK_ID
-
-_AWAY = -1e9
 
 
 class Batch(NamedTuple):
@@ -93,7 +92,7 @@ def support(regions: Tensor, anchor_mask: Tensor, texts: Tensor, scale: Tensor) 
     be support a text as one of them does.
     """
     alike = scale * torch.einsum("brv,sv->brs", regions, texts)
-    counted = alike.masked_fill(~anchor_mask.unsqueeze(2), _AWAY).logsumexp(dim=1)
+    counted = without(alike, ~anchor_mask.unsqueeze(2)).logsumexp(dim=1)
     return counted - anchor_mask.sum(dim=1, keepdim=True).to(alike.dtype).log()
 
 
@@ -106,7 +105,7 @@ def report_alignment(scores: Tensor, reports: Tensor, kinds: Tensor) -> Tensor:
 def _kind_alignment(vectors: Tensor, kinds: Tensor, scale: Tensor) -> Tensor:
     """Supervised contrast (Khosla et al., NeurIPS 2020) of vectors [2B, v] of the kinds int64[2B]."""
     itself = torch.eye(len(kinds), dtype=torch.bool, device=kinds.device)
-    shares = (scale * vectors @ vectors.T).masked_fill(itself, _AWAY).log_softmax(dim=1)
+    shares = without(scale * vectors @ vectors.T, itself).log_softmax(dim=1)
     same = (kinds.unsqueeze(0) == kinds.unsqueeze(1)) & ~itself
     return -((shares * same).sum(dim=1) / same.sum(dim=1)).mean()
 
@@ -124,7 +123,7 @@ def _sentence_alignment(scores: Tensor, said: Tensor) -> Tensor:
 
 def _before_others(scores: Tensor, right: Tensor) -> Tensor:
     """Mean over all `right` bool[A, C] of −log of its share among itself and the wrong ones of its column."""
-    wrong = scores.masked_fill(right, _AWAY).logsumexp(dim=0, keepdim=True)
+    wrong = without(scores, right).logsumexp(dim=0, keepdim=True)
     losses = functional.softplus(wrong - scores)
     return (losses * right).sum() / right.sum().clamp_min(1)
 
@@ -155,7 +154,7 @@ def _token_alignment(network: Fgcr, batch: Batch, seen: SlideOutput, read: TextO
 def _recognised(own: Tensor, heard: Tensor, mask: Tensor) -> Tensor:
     """Cross-entropy of finding each of `own` [B, n, d] among `heard`, and the reverse, padding left out."""
     alike = own @ heard.transpose(1, 2) / own.shape[2] ** 0.5
-    alike = alike.masked_fill(~(mask.unsqueeze(1) & mask.unsqueeze(2)), _AWAY)
+    alike = without(alike, ~(mask.unsqueeze(1) & mask.unsqueeze(2)))
     wanted = torch.arange(own.shape[1], device=own.device).expand(own.shape[:2])[mask]
     rows = functional.cross_entropy(alike[mask], wanted)
     return (rows + functional.cross_entropy(alike.transpose(1, 2)[mask], wanted)) / 2

@@ -71,7 +71,10 @@ class _Case:
         """Return an array that has this shape, -1 for any size of at least 1."""
         if name not in self._case:
             raise InvalidInputError("tensor-missing", f"The case lacks {name}.")
-        value = torch.as_tensor(np.asarray(self._case[name]))
+        found = np.asarray(self._case[name])
+        if found.dtype.kind not in "biuf":
+            raise _misfit(name, f"holds {found.dtype}, not numbers")
+        value = torch.as_tensor(found)
         fits = value.ndim == len(shape) and all(
             wanted == size or (wanted == -1 and size >= 1)
             for wanted, size in zip(shape, value.shape, strict=True)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,16 +49,15 @@ def mine_prompts(reports: Sequence[str], count: int = PUBLISHED_COUNT) -> tuple[
     weights = Counter(reports)
     texts = sorted(weights)
     parts = [_parts(text) for text in texts]
-    share = np.array([weights[text] for text in texts], dtype=np.float64) / max(len(reports), 1)
-    names, occurs = _candidates(parts, [weights[text] for text in texts])
-    names, occurs = _telling(names, occurs, share, parts)
+    counts = np.array([weights[text] for text in texts], dtype=np.int64)
+    names, occurs = _telling(_candidates(parts, counts), counts, parts)
     if not names:
         raise InvalidInputError(
             "prompts-none",
             f"No word or phrase tells these {len(reports)} reports apart.",
             hint="Give more reports, in the annotation's train split.",
         )
-    chosen = _greedy(_information(occurs, share), count)
+    chosen = _greedy(_information(occurs, counts / counts.sum()), count)
     spelling = _spellings(texts, {names[place] for place in chosen})
     return tuple(spelling[names[place]] for place in chosen)
 
@@ -92,8 +91,8 @@ def _phrases(part: Sequence[str]) -> Iterator[Phrase]:
         yield tuple(part)
 
 
-def _candidates(parts: Sequence[Spans], weights: Sequence[int]) -> tuple[list[Phrase], NDArray[np.bool_]]:
-    """Return phrases of two reports or more, but not of all, and where they occur: bool[texts, phrases].
+def _candidates(parts: Sequence[Spans], counts: NDArray[np.int64]) -> dict[Phrase, frozenset[int]]:
+    """Return phrases of two reports or more, but not of all, and the rows of the texts with each.
 
     A bare number is none. Nor are words that hardly ever end a run of words ("of", "with", "invasive"): they
     are the beginnings and the joints of phrases, in any language.
@@ -104,39 +103,41 @@ def _candidates(parts: Sequence[Spans], weights: Sequence[int]) -> tuple[list[Ph
         for span in spans:
             for phrase in _phrases(span):
                 rows[phrase].add(row)
-            for size in range(1, len(span) + 1):
+            for size in range(1, min(len(span), _LONGEST_LINE) + 1):
                 ends[tuple(span[-size:])].add(row)
-    often = {phrase: sum(weights[row] for row in found) for phrase, found in rows.items()}
-    names = sorted(
-        phrase
-        for phrase, number in often.items()
-        if 2 <= number < sum(weights)
+    return {
+        phrase: frozenset(found)
+        for phrase, found in rows.items()
+        if 2 <= _number(found, counts) < counts.sum()
         and _LETTER.search("".join(phrase))
-        and len(ends[phrase]) >= _LEAST_ENDINGS * len(rows[phrase])
-    )
-    occurs = np.zeros((len(parts), len(names)), dtype=np.bool_)
-    for column, name in enumerate(names):
-        occurs[sorted(rows[name]), column] = True
-    return names, occurs
+        and len(ends.get(phrase, ())) >= _LEAST_ENDINGS * len(found)
+    }
 
 
 def _telling(
-    names: list[Phrase], occurs: NDArray[np.bool_], share: NDArray[np.float64], parts: Sequence[Spans]
+    found: Mapping[Phrase, frozenset[int]], counts: NDArray[np.int64], parts: Sequence[Spans]
 ) -> tuple[list[Phrase], NDArray[np.bool_]]:
     """Keep one phrase of those that occur in the same reports, and of these the most informative.
 
     The one kept is a whole run of words if there is one ("mucinous adenocarcinoma"), else the shortest.
+    Returns them and where they occur: bool[texts, phrases].
     """
     whole = {tuple(span) for spans in parts for span in spans}
-    best: dict[bytes, int] = {}
-    for column in sorted(
-        range(len(names)), key=lambda at: (names[at] not in whole, len(names[at]), names[at])
-    ):
-        best.setdefault(occurs[:, column].tobytes(), column)
+    best: dict[frozenset[int], Phrase] = {}
+    for phrase in sorted(found, key=lambda one: (one not in whole, len(one), one)):
+        best.setdefault(found[phrase], phrase)
     kept = sorted(best.values())
-    entropy = _entropy(share @ occurs[:, kept])
-    ranked = [kept[at] for at in np.argsort(-entropy, kind="stable")[:_MOST_CANDIDATES]]
-    return [names[at] for at in ranked], occurs[:, ranked]
+    chance = np.array([_number(found[phrase], counts) for phrase in kept]) / counts.sum()
+    names = [kept[at] for at in np.argsort(-_entropy(chance), kind="stable")[:_MOST_CANDIDATES]]
+    occurs = np.zeros((len(parts), len(names)), dtype=np.bool_)
+    for column, name in enumerate(names):
+        occurs[list(found[name]), column] = True
+    return names, occurs
+
+
+def _number(rows: Collection[int], counts: NDArray[np.int64]) -> int:
+    """Return in how many reports it is what occurs in the texts `rows`."""
+    return int(counts[list(rows)].sum())
 
 
 def _entropy(chance: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -39,14 +39,20 @@ def published_losses(network: Fgcr, batch: Batch) -> dict[str, Tensor]:
 
 
 def _prompt_loss(scores: Tensor, targets: Tensor) -> Tensor:
-    return functional.binary_cross_entropy(scores.softmax(dim=1), targets)
+    return _missed(scores.softmax(dim=1), targets)
+
+
+def _missed(chances: Tensor, targets: Tensor) -> Tensor:
+    """Binary cross-entropy of chances, in float32: mixed precision on a GPU refuses it."""
+    with torch.autocast(chances.device.type, enabled=False):
+        return functional.binary_cross_entropy(chances.float(), targets)
 
 
 def _anchor_loss(anchors: Tensor, mask: Tensor, prompts: Tensor, targets: Tensor) -> Tensor:
     """Anchors [B, R, d] against prompts [P, d]: their sigmoid, weighed by a softmax over real anchors."""
     alike = anchors @ prompts.T / anchors.shape[2] / _APA_TEMPERATURE
     share = alike.masked_fill(~mask.unsqueeze(2), -torch.inf).softmax(dim=1)
-    return functional.binary_cross_entropy((share * alike.sigmoid()).sum(dim=1), targets)
+    return _missed((share * alike.sigmoid()).sum(dim=1), targets)
 
 
 def _pair_loss(scores: Tensor) -> Tensor:

@@ -26,6 +26,9 @@ from histgen_lib.models.serving import (
 FGCR_IMAGE_ONNX = "fgcr_image.onnx"
 FGCR_TEXT_ONNX = "fgcr_text.onnx"
 
+_FARTHEST_PX = 1 << 29
+"""Of a tile's corner, and of its side, in level-0 px; slides have less than 2^20."""
+
 
 def retrieval_config(folder: ServedFolder) -> FgcrConfig:
     """Return sizes and mode of a model folder's retrieval network.
@@ -69,6 +72,7 @@ class ImageRunner:
         if not len(xy):
             raise empty_bag()
         span_px = _span_px(tensors["span_px"]) if "span_px" in tensors else grid_spacing_px(xy)
+        _check_extent(xy, span_px)
         regions = find_regions(xy, span_px, self._config)
         given: dict[str, npt.NDArray[Any]] = {
             "features": features.astype(np.float32, copy=False),
@@ -117,6 +121,14 @@ def _span_px(values: npt.NDArray[Any]) -> float:
             "bag-shape", "span_px is one number above 0, the side of a tile in level-0 px."
         )
     return float(spans[0])
+
+
+def _check_extent(xy: npt.NDArray[np.int64], span_px: float) -> None:
+    """Refuse tiles whose boxes would not fit into int32."""
+    if max(int(xy.max()), -int(xy.min()), span_px) > _FARTHEST_PX:
+        raise InvalidInputError(
+            "bag-shape", f"The tiles lie or reach farther than {_FARTHEST_PX} px: no slide is so large."
+        )
 
 
 def _session(folder: ServedFolder, name: str) -> OnnxSession:

@@ -27,6 +27,9 @@ _FIRST = 3
 
 _SCHEMA = 1
 
+_CHARACTERS = 16
+"""For each word that is sought, as many of a text are looked at first."""
+
 
 class Words:
     """Words with their ids. `limit`: the longest text that the network reads, in words."""
@@ -55,13 +58,23 @@ class Words:
 
     def split(self, text: str) -> list[str]:
         """Return the words of a text. Scripts written without spaces are split at each ideograph."""
-        parts = self._splitter.pre_tokenize_str(self._normaliser.normalize_str(text))
+        whole = text.encode("utf-8", "replace").decode()  # JSON can hold halves of characters
+        parts = self._splitter.pre_tokenize_str(self._normaliser.normalize_str(whole))
         return [part for part, _ in parts if part == "+" or any(map(str.isalnum, part))]
 
     def encode(self, text: str) -> npt.NDArray[np.int32]:
         """Return the ids of a text's first words, int32[T], 1 ≤ T ≤ `limit`; "unknown" if it has no words."""
-        ids = [self._ids.get(word, UNKNOWN_ID) for word in self.split(text)[: self.limit]]
+        ids = [self._ids.get(word, UNKNOWN_ID) for word in self._first(text)]
         return np.array(ids or [UNKNOWN_ID], dtype=np.int32)
+
+    def _first(self, text: str) -> list[str]:
+        """Return the first `limit` words; of a long text no more is split than holds them."""
+        length = _CHARACTERS * self.limit
+        words = self.split(text[:length])
+        while len(words) <= self.limit and length < len(text):  # the last one may be cut
+            length *= 2
+            words = self.split(text[:length])
+        return words[: self.limit]
 
     def unknown_share(self, texts: Iterable[str]) -> float:
         """Return the share of the texts' words that the vocabulary lacks."""
@@ -102,7 +115,7 @@ def load_words(folder: ModelFolder) -> Words:
         if content["schema"] != _SCHEMA:
             raise ValueError(f"schema {content['schema']}")
         words = Words(content["words"], lower=bool(content["lower"]), limit=config.max_words)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise FatalError(
             "model-config",
             f"{path.name} of the model {folder.path.name} cannot be read ({error}).",

@@ -8,13 +8,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from histgen_lib.models.fgcr.attention import without
 from histgen_lib.models.fgcr.config import FgcrConfig
 from histgen_lib.models.fgcr.losses import Batch, LossWeights, corrected_losses, report_alignment
 from histgen_lib.models.fgcr.network import Fgcr, SlideOutput, Slides
 from histgen_lib.models.fgcr.published_losses import published_losses
 from histgen_lib.training.retrieval.settings import ImageEncoder
-
-_AWAY = -1e9
 
 
 class Pooled(Fgcr):
@@ -30,7 +29,7 @@ class Pooled(Fgcr):
         """Pool."""
         tiles = self.pool_norm(torch.relu(self.tile_map(slides.features)))
         scores = self.gates(tiles) if self.gates is not None else tiles.new_zeros(tiles.shape[:2])
-        share = scores.masked_fill(~slides.tile_mask, _AWAY).softmax(dim=1)
+        share = without(scores, ~slides.tile_mask).softmax(dim=1)
         whole = torch.einsum("bn,bnd->bd", share, tiles)
         vector = self.slide_projection(whole)
         return SlideOutput(vector, vector.unsqueeze(1), whole, ())

@@ -57,7 +57,7 @@ def score_lines(network: Fgcr, train: Batcher, held_out: Batcher) -> list[Scored
         return []
     encoded = [held_out.words.encode(text) for text in different]
     vectors = dict(zip(different, embed_texts(network, encoded), strict=True))
-    _, seen = embed_slides(network, [held_out.seen(row) for row in range(len(held_out.examples))])
+    _, seen = embed_slides(network, map(held_out.seen, range(len(held_out.examples))))
     scored = []
     for slide, (regions, lines) in enumerate(zip(seen, texts, strict=True)):
         for text, field, right in lines:

@@ -126,7 +126,7 @@ class Batcher:
     hidden_share: float
     seed: int
     device: torch.device
-    _seen: dict[int, Seen] = field(default_factory=dict)
+    _regions: dict[int, Regions] = field(default_factory=dict)
 
     @cached_property
     def tokens(self) -> dict[str, NDArray[np.int32]]:
@@ -151,10 +151,13 @@ class Batcher:
         return prompt_sets(list(self.numbers), self.prompts).astype(np.float32)
 
     def seen(self, row: int) -> Seen:
-        """Return a slide as it is."""
-        if row not in self._seen:
-            self._seen[row] = seen_of(self.examples[row].load(), self.config)
-        return self._seen[row]
+        """Return a slide as it is; where bags stay in memory, so do their regions."""
+        example = self.examples[row]
+        if example.held is None:
+            return seen_of(example.load(), self.config)
+        if row not in self._regions:
+            self._regions[row] = seen_of(example.held, self.config)[1]
+        return np.asarray(example.held.features, dtype=np.float32), self._regions[row]
 
     def batch(self, rows: Sequence[int], epoch: int) -> Batch:
         """Return one training batch, changed at random."""

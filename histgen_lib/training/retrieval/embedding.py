@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from histgen_lib.models.fgcr.words import Words
 from histgen_lib.training.retrieval.data import Seen, places_of, seen_of
 
 _AT_ONCE = 64
+_MOST_TILES = 1 << 16
+"""Tiles of the slides that are embedded at once, with padding, unless a single one has more."""
 Floats = NDArray[np.float32]
 Boxes = NDArray[np.int32]
 
@@ -40,29 +43,35 @@ class Embedder:
     network: Fgcr
     words: Words
 
-    def cases(self, bags: Sequence[Bag], reports: Sequence[str]) -> Embedded:
+    def cases(self, bags: Iterable[Bag], reports: Sequence[str]) -> Embedded:
         """Embed slides and their reports."""
         slides, regions, boxes = self.slides(bags)
         return Embedded(slides, self.texts(reports), regions, boxes)
 
-    def slides(self, bags: Sequence[Bag]) -> tuple[Floats, list[Floats], list[Boxes]]:
+    def slides(self, bags: Iterable[Bag]) -> tuple[Floats, list[Floats], list[Boxes]]:
         """Embed slides: their vectors, those of their regions, and the regions' boxes."""
-        seen = [seen_of(bag, self.network.config) for bag in bags]
-        vectors, regions = embed_slides(self.network, seen)
-        return vectors, regions, [found.boxes for _, found in seen]
+        boxes: list[Boxes] = []
+
+        def seen() -> Iterator[Seen]:
+            for bag in bags:
+                features, regions = seen_of(bag, self.network.config)
+                boxes.append(regions.boxes)
+                yield features, regions
+
+        return *embed_slides(self.network, seen()), boxes
 
     def texts(self, texts: Sequence[str]) -> Floats:
         """Embed texts: float32[n, d]."""
         return embed_texts(self.network, [self.words.encode(text) for text in texts])
 
     def boxes(
-        self, bags: Sequence[Bag], boxes: Sequence[NDArray[np.int32]]
+        self, bags: Iterable[Bag], boxes: Sequence[NDArray[np.int32]]
     ) -> tuple[list[Floats], list[Boxes]]:
         """Embed one box of each slide, x, y, width, height in level-0 px: its regions, and their boxes.
 
         A tile belongs to a box if its middle lies in it; a box without any is the nearest tile.
         """
-        _, regions, found = self.slides([within(bag, box) for bag, box in zip(bags, boxes, strict=True)])
+        _, regions, found = self.slides(within(bag, box) for bag, box in zip(bags, boxes, strict=True))
         return regions, found
 
 
@@ -76,19 +85,38 @@ def within(bag: Bag, box: NDArray[np.int32]) -> Bag:
     return replace(bag, features=bag.features[inside], xy=bag.xy[inside])
 
 
-def embed_slides(network: Fgcr, seen: Sequence[Seen]) -> tuple[Floats, list[Floats]]:
-    """Return the vectors of slides float32[n, d], and those of each one's regions float32[R_i, d]."""
-    slides, regions = [], []
+def embed_slides(network: Fgcr, seen: Iterable[Seen]) -> tuple[Floats, list[Floats]]:
+    """Return the vectors of slides float32[n, d], and those of each one's regions float32[R_i, d].
+
+    Slides are taken as they are needed, so that few are in memory.
+    """
+    found = list(map(partial(_embedded, network), _at_once(seen)))
+    return np.concatenate([slides for slides, _ in found]), [one for _, regions in found for one in regions]
+
+
+def _embedded(network: Fgcr, some: Sequence[Seen]) -> tuple[Floats, list[Floats]]:
+    batch = slides_of(some)
     with torch.inference_mode():
-        for start in range(0, len(seen), _AT_ONCE):
-            batch = slides_of(seen[start : start + _AT_ONCE])
-            found = network.see(Slides(*(part.to(network.whole_token.device) for part in batch)))
-            slides.append(found.vector.float().cpu().numpy())
-            counts = batch.anchor_mask.sum(dim=1).tolist()
-            regions += [
-                one[:count].float().cpu().numpy() for one, count in zip(found.regions, counts, strict=True)
-            ]
-    return np.concatenate(slides), regions
+        found = network.see(Slides(*(part.to(network.whole_token.device) for part in batch)))
+    regions = found.regions.float().cpu().numpy()
+    counts = batch.anchor_mask.sum(dim=1).tolist()
+    return found.vector.float().cpu().numpy(), [
+        one[:count].copy() for one, count in zip(regions, counts, strict=True)
+    ]
+
+
+def _at_once(seen: Iterable[Seen]) -> Iterator[list[Seen]]:
+    """Put slides together that are embedded at once."""
+    some: list[Seen] = []
+    longest = 0
+    for one in seen:
+        longest = max(longest, len(one[0]))
+        if some and (len(some) == _AT_ONCE or (len(some) + 1) * longest > _MOST_TILES):
+            yield some
+            some, longest = [], len(one[0])
+        some.append(one)
+    if some:
+        yield some
 
 
 def embed_texts(network: Fgcr, encoded: Sequence[NDArray[np.int32]]) -> Floats:

@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from histgen_lib.bags import maker_of
+from histgen_lib.files import sha256_hex
 from histgen_lib.models.fgcr.losses import Batch
 from histgen_lib.models.fgcr.network import Fgcr
 from histgen_lib.training.checkpoint import RunState, load_state, save_state
@@ -77,9 +79,13 @@ class RetrievalLoop:
         return self.run
 
     def fingerprint(self) -> dict[str, object]:
-        """Return what a state must match to be resumed: settings, slides and the length of their reports."""
-        slides = [[example.id, len(example.report)] for example in self._train.examples]
-        return self.settings.fingerprint() | {"slides": slides}
+        """Return what a state must match to be resumed: settings, slides, their reports and their encoder."""
+        first = maker_of(self._train.examples[0].load())
+        return self.settings.fingerprint() | {
+            "slides": _told_apart(self._train),
+            "validation slides": _told_apart(self.validator.queries),
+            "tile encoder": [first.sha256, first.settings, first.width],
+        }
 
     @property
     def _train(self) -> Batcher:
@@ -162,6 +168,11 @@ class RetrievalLoop:
             "scaler": self.scaler.state_dict(),
         }
         save_state(self.state_path, self.run, parts, self.fingerprint())
+
+
+def _told_apart(batcher: Batcher) -> list[list[str]]:
+    """Return the id of each slide, and a digest of its report."""
+    return [[one.id, sha256_hex(one.report.encode("utf-8", "replace"))] for one in batcher.examples]
 
 
 def _summary(row: dict[str, float]) -> str:

@@ -146,7 +146,7 @@ def fit(
 
 def check_settings(settings: RetrievalSettings) -> None:
     """Raise InvalidInputError("training-settings") for numbers that no run can use."""
-    least = {"epochs": 1, "batch_size": 2, "patience_epochs": 1, "prompts": 1, "word_threshold": 1}
+    least = {"epochs": 1, "batch_size": 2, "patience_epochs": 1, "prompts": 1, "word_threshold": 1, "seed": 0}
     wrong = [f"{name} must be at least {low}" for name, low in least.items() if getattr(settings, name) < low]
     wrong += [] if settings.learning_rate > 0 else ["learning_rate must be above 0"]
     if wrong:

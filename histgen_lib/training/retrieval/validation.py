@@ -1,4 +1,8 @@
-"""How well slides and reports of the validation split find those of the training split: MAP@5."""
+"""How well slides and reports of the validation split find those of the training split: MAP@5.
+
+Where reports are free text, hardly any has its like among others. Each slide of the validation split then
+looks for its own report among those of the split, and each report for its slide.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,8 @@ from histgen_lib.training.retrieval.embedding import embed_slides, embed_texts
 
 DEPTH = 5
 TASKS = ("image→image", "image→text", "text→image", "text→text")
+_LEAST_ABLE = 0.5
+"""Share of the validation slides that need something alike among the training slides to be scored by it."""
 Bools = NDArray[np.bool_]
 
 
@@ -24,6 +30,8 @@ class Validator:
     """Scores a network: slides and reports of the validation split look for those of the training split.
 
     What is relevant has the same organ and diagnosis; of reports that do not say so, only an equal report is.
+    If fewer than half of the slides have anything relevant, slides and reports of the validation split look
+    for their own counterpart.
     """
 
     gallery: Batcher
@@ -39,20 +47,29 @@ class Validator:
         return np.array([[one == other for other in gallery] for one in queries], dtype=np.bool_)
 
     def score(self, network: Fgcr) -> dict[str, float]:
-        """Return "val_map", the mean over the tasks, and each task's own; NaN if nothing can be found."""
+        """Return "val_map", the mean over the tasks, and each task's own."""
         network.eval()
-        (slides, texts), (others, other_texts) = (_vectors(network, b) for b in (self.queries, self.gallery))
-        pairs = ((slides, others), (slides, other_texts), (texts, others), (texts, other_texts))
-        found = {
-            task: mean_precision(queries @ gallery.T, self.relevant)
-            for task, (queries, gallery) in zip(TASKS, pairs, strict=True)
-        }
+        slides, texts = _vectors(network, self.queries)
+        if self.relevant.any(axis=1).mean() < _LEAST_ABLE:
+            cross = slides @ texts.T
+            scores, relevant = {"image→text": cross, "text→image": cross.T}, self._own
+        else:
+            others, other_texts = _vectors(network, self.gallery)
+            tables = (slides @ others.T, slides @ other_texts.T, texts @ others.T, texts @ other_texts.T)
+            scores, relevant = dict(zip(TASKS, tables, strict=True)), self.relevant
+        found = {task: mean_precision(table, relevant) for task, table in scores.items()}
         named = {f"val_{task.replace('→', '_')}": value for task, value in found.items()}
         return {"val_map": float(np.mean(list(found.values()))), **named}
 
+    @cached_property
+    def _own(self) -> Bools:
+        """Which reports of the validation split are equal, bool[Q, Q]."""
+        reports = [example.report for example in self.queries.examples]
+        return np.array([[one == other for other in reports] for one in reports], dtype=np.bool_)
+
 
 def _vectors(network: Fgcr, batcher: Batcher) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    slides, _ = embed_slides(network, [batcher.seen(row) for row in range(len(batcher.examples))])
+    slides, _ = embed_slides(network, map(batcher.seen, range(len(batcher.examples))))
     return slides, embed_texts(network, [batcher.tokens[example.report] for example in batcher.examples])
 
 

@@ -115,6 +115,31 @@ def test_a_stopped_run_ends_as_an_uninterrupted_one(
     assert digests[0] == digests[1]
 
 
+@pytest.mark.parametrize("changed", ["reports", "bags"])
+def test_a_run_on_other_data_is_not_resumed(
+    small_world: PlantedWorld, trained: TrainResult, tmp_path: Path, changed: str
+) -> None:
+    """Reports of the same lengths, or bags that state another encoder of the same width."""
+    settings = _settings(small_world, trained.folder, tmp_path / "out", epochs=1)
+    train_retrieval(settings, quiet=True)
+    model = shutil.copytree(trained.folder, tmp_path / "model")
+    config = json.loads((model / "config.json").read_bytes())
+    config["encoder"]["sha256"] = ""
+    (model / "config.json").write_text(json.dumps(config))
+    for path in small_world.bags.iterdir():
+        other = dataclasses.replace(read_bag(path), encoder_sha256="1" * 64)
+        write_bag(other, tmp_path / "bags" / path.name)
+    annotation = tmp_path / "annotation.json"
+    annotation.write_text(small_world.annotation.read_text().replace("Tumour", "Growth"))
+    other = {
+        "reports": dataclasses.replace(settings, annotation=annotation),
+        "bags": dataclasses.replace(settings, bags=tmp_path / "bags", model=model),
+    }
+    with pytest.raises(InvalidInputError) as caught:
+        train_retrieval(other[changed], quiet=True)
+    assert caught.value.code == "training-state-differs"
+
+
 def test_a_published_network_trains_into_a_folder_in_place(
     small_world: PlantedWorld, trained: TrainResult, tmp_path: Path
 ) -> None:

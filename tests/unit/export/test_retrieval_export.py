@@ -99,6 +99,20 @@ def test_bits_do_not_depend_on_the_number_of_threads() -> None:
             },
             "bag-shape",
         ),
+        (
+            "fgcr_image",
+            {"features": np.zeros((2, 16), np.float32), "xy": np.array([[0, 0], [2**31 - 1, 0]], np.int32)},
+            "bag-shape",
+        ),
+        (
+            "fgcr_image",
+            {
+                "features": np.zeros((1, 16), np.float32),
+                "xy": np.zeros((1, 2), np.int32),
+                "span_px": np.full(1, 1e30, np.float32),
+            },
+            "bag-shape",
+        ),
         ("fgcr_text", {}, "tensor-missing"),
         ("fgcr_text", {"tokens": np.zeros(0, np.int32)}, "tensor-shape"),
         ("fgcr_text", {"tokens": np.ones(65, np.int32)}, "tensor-shape"),

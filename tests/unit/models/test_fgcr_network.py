@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_retrieval import KINDS, SPAN_PX, planted_bag, planted_batch, report_of, tiny_config
+from torch.nn import functional
 
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.models.fgcr import FgcrConfig, find_regions
@@ -147,6 +148,30 @@ def test_the_total_is_the_weighted_sum() -> None:
     assert set(losses) == {*shares, "total"}
     expected = sum(share * float(losses[name]) for name, share in shares.items())
     assert float(losses["total"]) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("number_format", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("mode", ["corrected", "published"])
+def test_losses_hold_in_mixed_precision(
+    mode: str, number_format: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Float16 ends at 65504; and on a GPU, autocast refuses the cross-entropy of chances."""
+    compute = functional.binary_cross_entropy
+
+    def as_on_a_gpu(*given: torch.Tensor) -> torch.Tensor:
+        assert not torch.is_autocast_enabled("cpu")
+        return compute(*given)
+
+    monkeypatch.setattr(functional, "binary_cross_entropy", as_on_a_gpu)
+    model = network(mode)
+    batch = planted_batch(model, WORDS, np.array([0, 1, 2, 3, 0]), 3)
+    losses = corrected_losses if mode == "corrected" else published_losses
+    with torch.no_grad():
+        expected = losses(model, batch)
+        with torch.autocast("cpu", number_format):
+            found = losses(model, batch)
+    for name, value in expected.items():
+        assert float(found[name]) == pytest.approx(float(value), rel=0.02), name
 
 
 def test_reports_of_one_kind_are_half_of_what_a_slide_looks_for() -> None:

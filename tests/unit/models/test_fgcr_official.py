@@ -88,6 +88,8 @@ def test_weights_of_another_network_are_named(state: dict[str, torch.Tensor]) ->
         ("feats", np.zeros((3, 17, 12), np.float32), "tensor-shape"),
         ("soft_mask", np.zeros((3, 7, 17), np.float32), "tensor-shape"),
         ("anchor_mask", np.zeros((3, 6), np.int32), "tensor-shape"),
+        ("feats", np.full((3, 17, 12), "1"), "tensor-shape"),
+        ("text", np.full((3, 11, 1), None), "tensor-shape"),
         ("text", np.full((3, 11, 1), 23), "tokens-unknown"),
         ("prompt", np.full((3, 11, 1), 5), "tokens-unknown"),
         ("prompt_vocab_ids", np.zeros(4, np.int64), "tensor-shape"),

@@ -33,11 +33,32 @@ def test_case_matters_where_it_was_to_matter() -> None:
     assert words.encode("pt1a").tolist() == [1]
 
 
-@given(st.text())
+@given(st.text(st.characters(exclude_categories=())))
 def test_any_text_becomes_at_least_one_token_and_at_most_the_limit(text: str) -> None:
+    """Also halves of characters, which JSON can hold."""
     tokens = WORDS.encode(text)
     assert 1 <= len(tokens) <= 9
     assert ((tokens >= 1) & (tokens < WORDS.vocab_size)).all()
+
+
+@given(st.text(st.sampled_from("胃癌 prostate.+\u0301\n7")), st.integers(1, 60))
+def test_no_more_of_a_text_is_split_than_its_first_words_need(text: str, times: int) -> None:
+    whole = [WORDS.encode(word)[0] for word in WORDS.split(text * times)[: WORDS.limit]]
+    assert WORDS.encode(text * times).tolist() == (whole or [1])
+
+
+def test_of_a_long_text_only_the_beginning_is_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A million ideographs take a gigabyte and ten seconds to split, for nine words."""
+    lengths: list[int] = []
+    split = Words.split
+
+    def counted(self: Words, text: str) -> list[str]:
+        lengths.append(len(text))
+        return split(self, text)
+
+    monkeypatch.setattr(Words, "split", counted)
+    assert len(WORDS.encode("胃腺癌" * 10_000)) == 9
+    assert sum(lengths) < 1000
 
 
 def test_rare_words_are_left_out_and_the_same_texts_give_the_same_ids() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -112,12 +113,33 @@ def test_exporting_it_alone_does_not_vouch_for_the_other_graphs(folder: Path) ->
     assert refusal(folder, "fgcr_image.onnx") == "model-onnx"
 
 
-@pytest.mark.parametrize("content", [b"{}", b"[", b'{"schema": 1, "lower": true, "words": ["a"]}'])
+@pytest.mark.parametrize(
+    "content", [b"{}", b"[", b"[" * 200_000, b'{"schema": 1, "lower": true, "words": ["a"]}']
+)
 def test_a_vocabulary_that_does_not_fit_is_refused(content: bytes, folder: Path) -> None:
     (folder / "fgcr_words.json").write_bytes(content)
     with pytest.raises(FatalError) as caught:
         load_words(open_model_folder(folder))
     assert caught.value.code == "model-config"
+
+
+@pytest.mark.parametrize("value", ["x", 5, [1]])
+@pytest.mark.parametrize("part", ["network", "consistency"])
+def test_a_section_that_is_none_is_refused(part: str, value: object, folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_bytes())
+    config["retrieval"][part] = value
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(FatalError) as caught:
+        open_model_folder(folder)
+    assert caught.value.code == "model-config"
+
+
+@pytest.mark.parametrize("name", ["config.json", "graphs.json"])
+def test_json_without_end_is_refused(name: str, folder: Path) -> None:
+    (folder / name).write_bytes(b"[" * 200_000)
+    with pytest.raises(FatalError) as caught:
+        open_model_folder(folder).file("fgcr_text.onnx")
+    assert caught.value.code in ("model-config", "model-onnx")
 
 
 def test_a_copied_model_has_it(folder: Path, tmp_path: Path) -> None:

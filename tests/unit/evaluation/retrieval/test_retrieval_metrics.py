@@ -77,14 +77,6 @@ def test_chance_is_the_mean_over_every_order_of_the_gallery(found: int) -> None:
         assert score.chance == pytest.approx(score.estimate.value), name
 
 
-def test_the_query_itself_is_not_in_its_gallery() -> None:
-    scores = np.array([[9.0, 1.0, 2.0]])
-    ranked = rank(scores, np.array([[True, True, False]]), 2, eligible=np.array([[False, True, True]]))
-    assert ranked.order.tolist() == [[2, 1]]
-    assert ranked.found_of.tolist() == [1]
-    assert ranked.gallery.tolist() == [2]
-
-
 def test_equal_scores_keep_the_order_of_the_gallery() -> None:
     ranked = rank(np.zeros((1, 4)), np.array([[False, True, False, True]]), 4)
     assert ranked.order.tolist() == [[0, 1, 2, 3]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,18 @@ def test_every_prompt_is_in_some_reports_and_not_in_all(reports: list[str]) -> N
     shares = prompt_sets(reports, mine_prompts(reports)).mean(axis=0)
     assert (shares > 0).all()
     assert (shares < 1).all()
+
+
+def test_a_report_without_punctuation_takes_little_memory() -> None:
+    """Of a run of words only the ends that could be phrases are kept, not every one to its beginning."""
+    endless = " ".join(f"word{place}" for place in range(2000))
+    tracemalloc.start()
+    try:
+        mine_prompts([endless, "alpha beta", "beta gamma"])
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 8e6
 
 
 def test_german_reports_give_german_prompts() -> None:
