@@ -161,6 +161,13 @@ class CaseIndex(Protocol):
         """Return the entry of a slide; None if there is none."""
         ...
 
+    def copies(self, slide_id: str) -> list[CaseEntry | None]:
+        """Return a slide's entry in the index and, while a next version is being filled, in that one.
+
+        Both hold it once a `put` has returned; a writer that was killed may have got to one only.
+        """
+        ...
+
     def withdraw(self, owners: Iterable[str]) -> int:
         """Delete all entries of these owners, and count them. No search that starts later finds them."""
         ...
@@ -171,6 +178,14 @@ class CaseIndex(Protocol):
 
     def compact(self) -> None:
         """Drop what is deleted or replaced from storage, older versions included, and index what is new."""
+        ...
+
+    def drop_withdrawn(self, others: Callable[[], Iterable[str]] = tuple) -> int:
+        """Compact if anything withdrawn is still in storage; then without entries of `others` either.
+
+        `others` returns the names of withdrawn owners; what is put after it was called stays. Their entries
+        are counted. So of many cases that are withdrawn in a row, not each costs a copy of the index.
+        """
         ...
 
     def rebuild(

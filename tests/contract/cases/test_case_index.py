@@ -177,6 +177,16 @@ def test_compaction_changes_nothing_that_is_found(index: CaseIndex) -> None:
         assert len(ids(index, like(entry("q")))) == 5
 
 
+def test_what_is_withdrawn_is_dropped_together_with_others_that_are(index: CaseIndex) -> None:
+    index.put([entry(name, n) for n, name in enumerate(("a", "b", "c", "d"))])
+    assert index.drop_withdrawn(lambda: ["b"]) == 0, "nothing was withdrawn"
+    index.withdraw(["a"])
+    assert index.drop_withdrawn(lambda: ["a", "b", "nobody"]) == 1
+    assert sorted(ids(index, like(entry("q")))) == ["c", "d"]
+    assert index.drop_withdrawn(lambda: ["c"]) == 0, "nothing is left to be dropped"
+    assert [copy and copy.slide_id for copy in (*index.copies("c"), *index.copies("a"))] == ["c", None]
+
+
 def test_a_rebuild_holds_its_entries_and_what_was_put_and_withdrawn_meanwhile(
     index: CaseIndex, open_again: Callable[[], CaseIndex]
 ) -> None:

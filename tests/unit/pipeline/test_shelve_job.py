@@ -95,15 +95,37 @@ def test_signing_again_brings_a_withdrawn_case_back_only_if_asked_for(lab: Shelf
     assert shown(lab) == (SIGNED, True)
 
 
-def test_the_index_is_compacted_after_every_withdrawal(lab: ShelfLab, monkeypatch):
+def test_what_is_withdrawn_is_dropped_from_storage_before_its_event_is_done(lab: ShelfLab, monkeypatch):
     """Also if the librarian was killed between removing the entries and that."""
     lab.deliver(lab.draft(slide("S"), DRAFT))
     event = lab.withdraw(slide("S"))
-    compacted: list[bool] = []
-    monkeypatch.setattr(lab.index, "compact", lambda: compacted.append(lab.entry("S") is None))
+    dropped: list[tuple[bool, list[str]]] = []
+    monkeypatch.setattr(
+        lab.index, "drop_withdrawn", lambda others: dropped.append((lab.entry("S") is None, others())) or 0
+    )
     lab.index.withdraw(["S"])
     assert lab.deliver(event)
-    assert compacted == [True]
+    assert dropped == [(True, ["S"])]
+
+
+def test_a_withdrawal_that_is_heard_again_after_it_ended_removes_nothing(lab: ShelfLab, monkeypatch):
+    """Not even for a moment: the index is large, and compacting it takes its time."""
+    lab.deliver(lab.draft(slide("S"), DRAFT))
+    event = lab.withdraw(slide("S"))
+    lab.deliver(event)
+    lab.deliver(lab.sign(slide("S"), SIGNED, reinstate=True)[1])
+    there: list[bool] = []
+    monkeypatch.setattr(lab.index, "drop_withdrawn", lambda _: there.append(lab.entry("S") is not None) or 0)
+    lab.deliver(event)
+    assert there == [True]
+    assert shown(lab) == (SIGNED, True)
+
+
+def test_what_a_killed_librarian_wrote_to_one_of_two_versions_is_not_done(lab: ShelfLab, monkeypatch):
+    event = lab.draft(slide("S"), DRAFT)
+    lab.deliver(event)
+    monkeypatch.setattr(lab.index, "copies", lambda slide_id: [lab.index.find(slide_id), None])
+    assert lab.librarian.find(event) is None
 
 
 @pytest.mark.parametrize("seed", range(12))
