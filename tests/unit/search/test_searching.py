@@ -156,6 +156,7 @@ def test_filters_leave_only_what_they_name(lab: SearchLab, filters, expected):
         (Question(text="colon", filters=Filters(since="20240101")), "query-date"),
         (Question(text="colon", filters=Filters(since="2024-02-02", until="2024-02-01")), "query-date"),
         (Question(text="colon", count=0), "query-count"),
+        (Question(text="\udce4 in Latin-1"), "request-invalid"),
         (Question(text="colon", count=101), "query-count"),
     ],
 )
