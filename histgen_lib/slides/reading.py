@@ -86,7 +86,7 @@ def read_square(
 
 
 def inside(at: float, side: int, factor: float, out_px: int) -> range:
-    """Return which of `out_px` pixels from place `at`, each `factor` px wide, lie on a picture of `side` px."""
+    """Return which of `out_px` pixels from `at`, each `factor` px wide, lie on a picture of `side` px."""
     start, stop = (min(max(round((edge - at) / factor), 0), out_px) for edge in (0, side))
     return range(start, stop)
 

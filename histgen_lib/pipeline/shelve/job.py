@@ -9,7 +9,7 @@ event comes again.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from histgen_lib.catalogue.case import slides_of
@@ -17,7 +17,7 @@ from histgen_lib.catalogue.keys import ReportOwner
 from histgen_lib.catalogue.registry import find_announcement
 from histgen_lib.events import CaseWithdrawn, Event, ReportDrafted, ReportSigned
 from histgen_lib.pipeline.job import Done, ModelInUse, Progress, Stages, lacking, silent
-from histgen_lib.retrieval import CaseIndex
+from histgen_lib.retrieval import CaseEntry, CaseIndex
 from histgen_lib.retrieval.encoding import IMAGE, TEXT
 from histgen_lib.retrieval.standing import Standing, contended, entries_of, shows, standing_of
 from histgen_lib.retrieval.subjects import Network
@@ -86,7 +86,9 @@ class ShelveJob:
 
     def _is_absent(self, owner: ReportOwner) -> bool:
         entries = map(self.index.find, slides_of(self.store, [owner.name]))
-        return not any(entry and entry.owner == owner.name for entry in entries)
+        return not any(entry and entry.owner == owner.name for entry in entries) and not self._elsewhere(
+            owner
+        )
 
     def _put(self, standing: Standing, stages: Stages) -> None:
         with stages("encode"):
@@ -105,16 +107,19 @@ class ShelveJob:
 
     def _compact_without(self, owner: ReportOwner, stages: Stages) -> None:
         with stages("withdraw"):
-            gone = self.index.withdraw(self._names(owner))
+            # Its own first, then gone: whoever is killed in between still finds them.
+            self.index.put([replace(entry, owner=owner.name) for entry in self._elsewhere(owner)])
+            gone = self.index.withdraw([owner.name])
         stages.count("histgen_cases_withdrawn_total", gone)
         self._compact(stages)
 
-    def _names(self, owner: ReportOwner) -> list[str]:
-        """Name an owner whose reports go, and the slides of a case whose own reports it has replaced."""
-        slides = slides_of(self.store, [owner.name]) if owner.is_case else ()
-        announced = {slide: find_announcement(self.store, slide) for slide in slides}
+    def _elsewhere(self, owner: ReportOwner) -> list[CaseEntry]:
+        """Return entries of slides that this owner's report covers now, and that the index has as another's."""
+        announced = {
+            slide: find_announcement(self.store, slide) for slide in slides_of(self.store, [owner.name])
+        }
         own = [slide for slide, one in announced.items() if one and ReportOwner.of(one.data) == owner]
-        return [owner.name, *sorted(own)]
+        return [entry for entry in map(self.index.find, sorted(own)) if entry and entry.owner != owner.name]
 
     def _compact_in_time(self, stages: Stages) -> None:
         if self._since >= self.compact_every and self._since >= COMPACT_SHARE * self.index.state().slides:
