@@ -156,7 +156,7 @@ class SignOff:
             raise _unknown(owner)
 
     def _check_alone(self, owner: ReportOwner) -> None:
-        """Refuse a slide that its case's report covers: what is said of the slide alone would have no effect."""
+        """Refuse a slide that its case's report covers: what is said of the slide alone has no effect."""
         announced = None if owner.is_case else find_announcement(self.store, owner.id)
         if announced and (covering := ReportOwner.of(announced.data)) != owner:
             raise InvalidInputError(
@@ -185,7 +185,7 @@ class SignOff:
 
 
 def signed_text(text: str) -> str:
-    """Return a text as it is signed: no blanks around it, and lines that end with "\n".
+    """Return a text as it is signed: without blanks around it, each line on its own as on Unix.
 
     Raises InvalidInputError: "signed-text-unreadable", "signed-text-empty", "signed-text-too-long".
     """

@@ -114,12 +114,14 @@ class ShelveJob:
         self._compact(stages)
 
     def _elsewhere(self, owner: ReportOwner) -> list[CaseEntry]:
-        """Return entries of slides that this owner's report covers now, and that the index has as another's."""
-        announced = {
-            slide: find_announcement(self.store, slide) for slide in slides_of(self.store, [owner.name])
-        }
-        own = [slide for slide, one in announced.items() if one and ReportOwner.of(one.data) == owner]
-        return [entry for entry in map(self.index.find, sorted(own)) if entry and entry.owner != owner.name]
+        """Return the entries of slides that are this owner's now, and another's in the index."""
+        slides = sorted(slides_of(self.store, [owner.name]))
+        entries = [entry for entry in map(self.index.find, slides) if entry and entry.owner != owner.name]
+        return [entry for entry in entries if self._is_of(entry.slide_id, owner)]
+
+    def _is_of(self, slide_id: str, owner: ReportOwner) -> bool:
+        announced = find_announcement(self.store, slide_id)
+        return announced is not None and ReportOwner.of(announced.data) == owner
 
     def _compact_in_time(self, stages: Stages) -> None:
         if self._since >= self.compact_every and self._since >= COMPACT_SHARE * self.index.state().slides:
