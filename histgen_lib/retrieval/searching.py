@@ -94,8 +94,8 @@ class Searcher:
     `network`: None for a model without one. `store`: where slides that are not in the index have their bags;
     None: there are no others. `bag`: a bag to ask about in place of the store's, by its slide's id. `state`:
     the index' state, if somebody keeps it at hand; else the index is asked. `withdrawn`: names of owners
-    that are not to be found, whatever the index says. `readers`: how many searches read bags from the store
-    at a time.
+    that are not to be found, and of slides, whatever the index says. `readers`: how many searches read bags
+    from the store at a time.
     """
 
     index: CaseIndex
@@ -138,7 +138,7 @@ class Searcher:
     def case(self, slide_id: str) -> CaseEntry:
         """Return what the index holds of a slide. Raises InvalidInputError("query-slide-unknown")."""
         entry = self.index.find(slide_id)
-        if entry is None or entry.owner in set(self.withdrawn()):
+        if entry is None or _is_of(entry, set(self.withdrawn())):
             raise unknown_slide()
         return entry
 
@@ -202,10 +202,15 @@ class Searcher:
                 replace(question.filters, without=without),
             )
             hits, gone = self.index.search(query), set(self.withdrawn())
-            left = [hit for hit in hits if hit.entry.owner not in gone]
+            left = [hit for hit in hits if not _is_of(hit.entry, gone)]
             if len(left) >= question.count or len(left) == len(hits):
                 return left[: question.count]
-            without |= {hit.entry.owner for hit in hits} & gone
+            without |= {hit.entry.owner for hit in hits} - {hit.entry.owner for hit in left}
+
+
+def _is_of(entry: CaseEntry, withdrawn: Collection[str]) -> bool:
+    """Whether an entry shows what is withdrawn: its report, or its slide, whichever report it is under."""
+    return entry.owner in withdrawn or entry.slide_id in withdrawn
 
 
 def _evidence(subject: Subject, entry: CaseEntry) -> tuple[Evidence, ...]:

@@ -170,7 +170,12 @@ def _draft(store: ObjectStore, owner: ReportOwner, digest: str | None) -> DraftR
 
 
 def _is_covered_by(store: ObjectStore, owner: ReportOwner, slide_id: str) -> bool:
-    """Whether the report that covers a slide now is this owner's; a slide that nobody announced stays."""
+    """Whether the report that covers a slide now is this owner's; a slide that nobody announced stays.
+
+    A slide that was withdrawn before it joined a case is covered by none.
+    """
+    if is_withdrawn(store, ReportOwner(slide_id)):
+        return False
     announced = find_announcement(store, slide_id)
     return announced is None or ReportOwner.of(announced.data) == owner
 

@@ -8,7 +8,7 @@ from random import Random
 import pytest
 from shelf_lab import ShelfLab, case, slide
 
-from histgen_lib.catalogue.keys import signed_key
+from histgen_lib.catalogue.keys import ReportOwner, case_slide_key, signed_key
 from histgen_lib.errors import InvalidInputError, TransientError
 from histgen_lib.pipeline.shelve import job as shelve
 from histgen_lib.testing import MemoryCaseIndex
@@ -146,6 +146,12 @@ def test_any_order_and_any_repetition_ends_in_what_the_store_says(seed: int):
     assert shown(lab, "U") == ("Colon:\n  Tumour U", False)
 
 
+def join(lab: ShelfLab, owner: ReportOwner, slide_id: str) -> None:
+    """Have a slide's bag noted under the case that it belongs to now."""
+    if owner.is_case:
+        lab.store.put(case_slide_key(owner.id, slide_id), b"{}")
+
+
 class Interrupted(MemoryCaseIndex):
     """An index in which `between` happens once, just before the next entry is written."""
 
@@ -186,6 +192,31 @@ def test_every_slide_of_a_case_is_an_entry_with_the_cases_report():
     assert {name: lab.entry(name).owner for name in ("A", "B")} == {"A": "case/C", "B": "case/C"}
     assert lab.deliver(lab.withdraw(case("C")))
     assert not lab.index.entries
+
+
+@pytest.mark.parametrize("now_of", [{}, {"case_id": "D", "case_slides": ("A",)}], ids=["alone", "case D"])
+def test_a_withdrawn_slide_is_gone_though_the_index_has_it_under_the_case_that_it_was_taken_out_of(now_of):
+    lab = ShelfLab()
+    for name in ("A", "B"):
+        lab.scan(name, case_id="C", case_slides=("A", "B"))
+    lab.deliver(lab.draft(case("C"), DRAFT, "A", "B"))
+    lab.scan("A", **now_of)
+    owner = case("D") if now_of else slide("A")
+    join(lab, owner, "A")
+    assert lab.deliver(lab.withdraw(owner))
+    assert shown(lab, "A") is None
+    assert lab.entry("B").owner == "case/C"
+
+
+def test_a_slide_that_was_withdrawn_is_not_found_under_the_case_that_it_joins_later():
+    lab = ShelfLab()
+    lab.scan("A")
+    lab.deliver(lab.withdraw(slide("A")))
+    for name in ("A", "B"):
+        lab.scan(name, case_id="C", case_slides=("A", "B"))
+    assert lab.deliver(lab.draft(case("C"), DRAFT, "A", "B"))
+    assert shown(lab, "A") is None
+    assert shown(lab, "B") == (DRAFT, False)
 
 
 @pytest.mark.parametrize("order", list(permutations(range(2))))
