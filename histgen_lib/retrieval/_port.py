@@ -36,7 +36,8 @@ class CaseEntry:
     "case/<id>" for the one report of several slides, each of which is an entry. `text`: the report, `words`
     float32[d] its vector. `organ`, `diagnosis`: as parsed from the report; "" if it does not say. `stain`,
     `site`: as the lab states them; "" if it does not. `date`: of the scan, "YYYY-MM-DD". `synthetic`: the
-    slide or the report's author is. `model`: the digest of the retrieval network.
+    slide or the report's author is. `case_id`: of the case that the slide is said to belong to, though its
+    report may be its own; "" for none. `model`: the digest of the retrieval network.
     """
 
     slide_id: str
@@ -53,6 +54,7 @@ class CaseEntry:
     stain: str = ""
     site: str = ""
     date: str = ""
+    case_id: str = ""
 
 
 @dataclass(frozen=True)

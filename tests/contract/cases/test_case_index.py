@@ -24,7 +24,7 @@ def assert_same(found: CaseEntry | None, put: CaseEntry) -> None:
     for ours, theirs in arrays:
         np.testing.assert_allclose(ours, theirs, atol=1e-3)
     np.testing.assert_array_equal(found.vectors.boxes, put.vectors.boxes)
-    names = "slide_id owner report_digest text model signed synthetic organ diagnosis stain site date"
+    names = "slide_id owner report_digest text model signed synthetic organ diagnosis stain site date case_id"
     assert [getattr(found, name) for name in names.split()] == [getattr(put, name) for name in names.split()]
 
 
@@ -45,7 +45,7 @@ def test_what_is_put_is_found_by_all_who_open_the_index(
 ) -> None:
     put = entry(
         "a's \"slide\"", 1, organ="Skin", diagnosis="naevus", stain="H&E", site="left arm", date="2024-02-29",
-        signed=True, synthetic=True, text="Zellen – ünïcode.\n'quoted'",
+        case_id="C", signed=True, synthetic=True, text="Zellen – ünïcode.\n'quoted'",
     )  # fmt: skip
     index.put([put])
     for opened in (index, open_again()):

@@ -11,6 +11,7 @@ from shelf_lab import ShelfLab, case, slide
 from histgen_lib.catalogue.keys import ReportOwner, case_slide_key, signed_key
 from histgen_lib.errors import InvalidInputError, TransientError
 from histgen_lib.pipeline.shelve import job as shelve
+from histgen_lib.retrieval.questions import Question
 from histgen_lib.testing import MemoryCaseIndex
 
 DRAFT = "Colon, biopsy:\n  Tumour"
@@ -271,3 +272,17 @@ def test_the_index_is_compacted_from_time_to_time(monkeypatch):
         event = lab.draft(slide(name), f"Colon:\n  {name}")
         job.run(event, event.data)
     assert compacted == [2, 4]
+
+
+def test_a_slide_never_finds_another_that_came_with_the_same_case_if_only_as_a_label():
+    """Each has a report of its own; both show the same patient."""
+    lab = ShelfLab()
+    for name, label in (("X", "L"), ("Y", "L"), ("Z", "M"), ("new", "L")):
+        lab.scan(name, ["colon", "tumour"], case_id=label)
+    for name in "XYZ":
+        lab.deliver(lab.draft(slide(name), f"Colon:\n  Tumour {name}"))
+    assert lab.entry("X").owner == "X"
+    for asked in ("X", "new"):
+        for region in (None, (0, 0, 100, 100)):
+            answer = lab.searcher.answer(Question(slide=asked, region=region, count=1))
+            assert [found.entry.slide_id for found in answer.found] == ["Z"]
