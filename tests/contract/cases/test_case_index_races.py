@@ -16,6 +16,7 @@ from histgen_lib.retrieval import CaseEntry, CaseIndex, CaseIndexSettings, open_
 from histgen_lib.retrieval import _lance_writer as writing
 from histgen_lib.retrieval._lance import LanceCaseIndex
 from histgen_lib.retrieval._lance_versions import Version, new_table
+from histgen_lib.retrieval._shard import Shard
 from histgen_lib.storage import StorageSettings
 
 GONE = entry("gone", 4711, text="A text that nobody may read any more.")
@@ -233,6 +234,30 @@ def test_a_searcher_follows_an_index_that_was_removed_and_built_anew(
     shutil.rmtree(folder)
     opened().put([entry("b", 2)])
     until(lambda: slides(searcher) == ["b"], 30, "the second index is seen")
+
+
+def test_a_searcher_goes_on_after_rows_that_it_cannot_read(
+    opened: Callable[..., LanceCaseIndex], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And then forgets what it has read of them, which would mix up the vectors of all that come later."""
+    searcher, writer = opened(resident=True), opened()
+    writer.put([entry("a", 1)])
+    until(lambda: slides(searcher) == ["a"], 30, "the searcher sees the first slide")
+    broken: list[str] = []
+
+    def fail(*_: Any) -> None:
+        broken.append("once")
+        monkeypatch.undo()
+        raise ValueError("cannot reshape array")
+
+    monkeypatch.setattr(Shard, "_add_vectors", fail)
+    writer.put([entry("b", 2)])
+    until(lambda: slides(searcher) == ["a", "b"], 30, "the searcher sees the second slide")
+    assert broken
+    for name, seed in (("a", 1), ("b", 2)):
+        (best, *_) = searcher.search(like(entry(name, seed)))
+        assert best.entry.slide_id == name
+        assert best.score == pytest.approx(1.0, abs=1e-2)
 
 
 def test_a_rebuild_says_that_it_lives_however_slowly_its_entries_come(
