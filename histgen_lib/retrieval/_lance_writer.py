@@ -60,8 +60,12 @@ class Writer:
 
     def _compact(self, is_due: Callable[[Version], bool], others: Callable[[], Iterable[str]] = tuple) -> int:
         self._versions.clear()
-        current = self._versions.standing().current
-        if current is None or not retried(lambda: is_due(current), self._link, tries=_TRIES):
+
+        def due() -> bool:
+            current = self._versions.standing().current
+            return current is not None and is_due(current)
+
+        if not retried(due, self._link, tries=_TRIES):
             return 0
         left_out = self._fill(self._rows_of, others)
         self._versions.clear()
@@ -192,7 +196,7 @@ class Writer:
         """Delete the copied rows of owners that were withdrawn; put back what the index has of them since."""
         condition = among("owner", owners)
         copied = f"build = {quoted(name)} AND {condition}"
-        retried(lambda: self._delete(self._link.table(name), copied), self._link, tries=_TRIES)
+        retried(lambda: self._delete(self._made(name), copied), self._link, tries=_TRIES)
         for rows in self._rows_of(current, condition):
             retried(partial(self._merge_into, name, rows, "false"), self._link, tries=_TRIES)
 

@@ -110,6 +110,24 @@ def test_a_compaction_copies_the_version_that_it_follows(
     assert slides(opened()) == ["a", "new"]
 
 
+def test_a_compaction_whose_table_another_process_replaces_looks_at_the_new_one(
+    opened: Callable[..., LanceCaseIndex], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index, other = opened(), opened()
+    index.put([entry("a", 1)])
+    changes = index._writer._changes
+
+    def but_before(version: Any) -> bool:
+        monkeypatch.undo()
+        other.compact()
+        other.put([entry("new", 3)])
+        return changes(version)
+
+    monkeypatch.setattr(index._writer, "_changes", but_before)
+    index.compact()
+    assert slides(opened()) == ["a", "new"]
+
+
 def test_what_is_withdrawn_while_a_version_is_finished_goes_with_the_next_compaction(
     folder: Path, opened: Callable[..., LanceCaseIndex], monkeypatch: pytest.MonkeyPatch
 ) -> None:
