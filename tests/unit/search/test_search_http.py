@@ -113,10 +113,12 @@ def test_bad_queries_are_refused_with_a_4xx_and_a_code(client: SearchClient, lab
     assert refusal(client.search(body)) == expected
 
 
-def test_no_value_of_a_request_is_repeated(client: SearchClient):
+def test_no_value_of_a_request_is_repeated(client: SearchClient, lab: SearchLab):
+    lab.bag("Mustermann", ["breast"])
     bodies = (
         {"text": "Mustermann", "organ": "Erika"},
-        {"slide": "Mustermann"},
+        {"slide": "Erika"},
+        {"slide": "Mustermann", "region": [4711, 0, 10, 10]},
         {"find": "Erika"},
         {"text": "Erika", "count": 4711},
     )
