@@ -39,6 +39,7 @@ for stage; do
         for pointer in reports/*/latest.json case-reports/*/latest.json; do # drafted since: not done in the copy
             [ -e "$to/$pointer" ] || rm -rf "$to/${pointer%/latest.json}"
         done
+        copy cited
         ;;
     register)
         touch "$moment"

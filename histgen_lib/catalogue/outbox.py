@@ -38,7 +38,7 @@ def announce_left(store: ObjectStore, publisher: Publisher, *, before: float) ->
         if info.modified_at < before and (data := store.find(info.key)) is not None:
             try:
                 event = Event.from_json(json.loads(data))
-            except (InvalidInputError, ValueError):  # damaged: its object is there, and rebuilding finds it
+            except (InvalidInputError, ValueError, RecursionError):  # damaged; rebuilding finds its object
                 store.delete(info.key)
                 continue
             publisher.publish(event.type, event.key, event)

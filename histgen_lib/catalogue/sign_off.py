@@ -5,6 +5,7 @@ Who did it goes to the audit log before it is done, with the digest of what was 
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,7 +16,7 @@ from histgen_lib.catalogue.cited import drafts_citing
 from histgen_lib.catalogue.keys import ReportOwner, case_prefix, scanned_key, withdrawn_key
 from histgen_lib.catalogue.outbox import announce
 from histgen_lib.catalogue.pointers import BY_REPORT, latest_of, named_drafts
-from histgen_lib.catalogue.registry import check_name
+from histgen_lib.catalogue.registry import check_name, find_announcement
 from histgen_lib.catalogue.signing import Signature, Withdrawal, is_withdrawn, signature_of
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import CaseWithdrawn, Data, Event, ReportSigned
@@ -64,17 +65,16 @@ class SignOff:
     def sign(self, wish: Wish) -> Signature:
         """Sign a report; return the signature in force, an earlier one if the same was said before.
 
-        Raises InvalidInputError: "case-unknown", "case-undrafted", "case-withdrawn", "signed-text-empty",
-        "signed-text-too-long", and what store and publisher raise; after a TransientError do it again.
+        Raises InvalidInputError: "case-unknown", "slide-of-case", "case-undrafted", "case-withdrawn", and as
+        `signed_text`; and what store and publisher raise; after a TransientError do it again.
         """
-        owner = wish.owner
-        check_text(wish.text)
-        digest, text = self._drafted(wish)
+        owner, own = wish.owner, None if wish.text is None else signed_text(wish.text)
+        digest, drafted = self._drafted(wish)
         ends = self._ends_withdrawal(wish)
         said = Signature(
             owner,
             digest,
-            text if wish.text is None else wish.text.strip(),
+            signed_text(drafted) if own is None else own,
             wish.by,
             self.now(),
             wish.stain,
@@ -98,9 +98,11 @@ class SignOff:
     def withdraw(self, owner: ReportOwner, *, by: str, reason: str = "") -> Withdrawn:
         """Withdraw all reports of a slide or case; the first withdrawal's record stays.
 
-        Raises InvalidInputError("case-unknown"), and what store and publisher raise; then do it again.
+        Raises InvalidInputError: "case-unknown", "slide-of-case"; and what store and publisher raise; then do
+        it again.
         """
         self._check_known(owner)
+        self._check_alone(owner)
         key = withdrawn_key(owner)
         known = Withdrawal.read(self.store.find(key), key)
         withdrawal = known or Withdrawal(owner, by, self.now(), reason)
@@ -114,12 +116,12 @@ class SignOff:
         """Return digest and text of the draft that is to be signed."""
         owner = wish.owner
         self._check_known(owner)
+        if not wish.reinstate:
+            self._check_alone(owner)
         digest = wish.digest or latest_of(self.store, owner)
         for key in named_drafts(owner, {BY_REPORT: digest}):
             if draft := readable_draft(self.store.find(key) or b""):
-                if wish.text is None:
-                    check_text(draft.text)
-                return str(digest), draft.text.strip()
+                return str(digest), draft.text
         raise InvalidInputError(
             "case-undrafted",
             f"There is no such report of {owner} yet.",
@@ -153,6 +155,16 @@ class SignOff:
         if not known and latest_of(self.store, owner) is None:
             raise _unknown(owner)
 
+    def _check_alone(self, owner: ReportOwner) -> None:
+        """Refuse a slide that its case's report covers: what is said of the slide alone has no effect."""
+        announced = None if owner.is_case else find_announcement(self.store, owner.id)
+        if announced and (covering := ReportOwner.of(announced.data)) != owner:
+            raise InvalidInputError(
+                "slide-of-case",
+                f"The report of {owner} is that of {covering}.",
+                hint=f"Name the case: `--case {covering.id}`, or case_id in a request.",
+            )
+
     def _log(self, action: Action, by: str, owner: ReportOwner, **what: str) -> None:
         whose = {"case_id" if owner.is_case else "slide_id": owner.id}
         Audit(self.store, now=self.now).append(action, by, {**whose, **what})
@@ -172,21 +184,34 @@ class SignOff:
         announce(self.store, self.publisher, event, write)
 
 
-def check_text(text: str | None) -> None:
-    """Refuse a text that no report can have.
+def signed_text(text: str) -> str:
+    """Return a text as it is signed: without blanks around it, each line on its own as on Unix.
 
-    Raises InvalidInputError: "signed-text-empty", "signed-text-too-long".
+    Raises InvalidInputError: "signed-text-unreadable", "signed-text-empty", "signed-text-too-long".
     """
-    if text is not None and not text.strip():
+    text = "\n".join(text.strip().splitlines())
+    if any(unicodedata.category(sign) in ("Cc", "Cs") for sign in text if sign not in "\n\t"):
+        raise unreadable_text("The text to be signed")
+    if not any(sign.isalnum() for sign in text):
         raise InvalidInputError(
-            "signed-text-empty", "The text to be signed is empty.", hint="Write it, or leave it out."
+            "signed-text-empty", "The text to be signed has no words.", hint="Write it, or leave it out."
         )
-    if text is not None and len(text.encode(errors="replace")) > MOST_TEXT_BYTES:
+    if len(text.encode()) > MOST_TEXT_BYTES:
         raise InvalidInputError(
             "signed-text-too-long",
             f"The text to be signed has more than {MOST_TEXT_BYTES >> 10} KiB.",
             hint="Sign the report alone, not what belongs to it.",
         )
+    return text
+
+
+def unreadable_text(what: str) -> InvalidInputError:
+    """Refuse what people cannot read: a file that holds no text, or one with control characters."""
+    return InvalidInputError(
+        "signed-text-unreadable",
+        f"{what} cannot be read as plain text.",
+        hint="Save it as plain text in UTF-8, without control characters.",
+    )
 
 
 def _unknown(owner: ReportOwner) -> InvalidInputError:

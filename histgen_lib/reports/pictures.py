@@ -6,7 +6,6 @@ import base64
 import io
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from math import ceil, floor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +14,7 @@ from PIL import Image
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.reports.record import DraftReport, Region, SimilarPair
 from histgen_lib.slides import Slide
-from histgen_lib.slides.reading import resize
+from histgen_lib.slides.reading import inside, resize
 
 THUMBNAIL_PX = 1400
 EVIDENCE_PX = 256
@@ -159,7 +158,7 @@ def pair_squares(pair: SimilarPair, here_mpp: float | None, there_mpp: float | N
 def read_square(slide: Slide, square: Square, thumbnail: bytes | None) -> NDArray[np.uint8]:
     """Read a square of an open slide, or take it out of its thumbnail if the file is damaged there."""
     try:
-        return slide.read_scaled(square.x, square.y, span_px=square.side, out_px=PAIR_PX)
+        return slide.read_square(square.x, square.y, span_px=square.side, out_px=PAIR_PX)
     except InvalidInputError:
         if thumbnail is None:
             raise
@@ -171,12 +170,20 @@ def crop(thumbnail: bytes, size: tuple[int, int], square: Square) -> NDArray[np.
     with Image.open(io.BytesIO(thumbnail)) as opened:
         picture = opened.convert("RGB")
     by = max(picture.size) / max(size)
-    left, top, side = square.x * by, square.y * by, max(1.0, square.side * by)
-    corner = floor(left), floor(top)
-    sheet = Image.new("RGB", (ceil(side) + 1, ceil(side) + 1), "white")
-    sheet.paste(picture, (-corner[0], -corner[1]))
-    box = (left - corner[0], top - corner[1], left - corner[0] + side, top - corner[1] + side)
-    return np.asarray(sheet.resize((PAIR_PX, PAIR_PX), Image.Resampling.BICUBIC, box))
+    left, top, factor = square.x * by, square.y * by, square.side * by / PAIR_PX
+    columns = inside(left, picture.width, factor, PAIR_PX)
+    rows = inside(top, picture.height, factor, PAIR_PX)
+    sheet = Image.new("RGB", (PAIR_PX, PAIR_PX), "white")
+    if columns and rows:
+        box = (
+            max(0.0, left + columns.start * factor),
+            max(0.0, top + rows.start * factor),
+            min(picture.width, left + columns.stop * factor),
+            min(picture.height, top + rows.stop * factor),
+        )
+        part = picture.resize((len(columns), len(rows)), Image.Resampling.BICUBIC, box)
+        sheet.paste(part, (columns.start, rows.start))
+    return np.asarray(sheet)
 
 
 def _around(region: Region, side: int) -> Square:

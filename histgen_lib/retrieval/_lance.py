@@ -41,6 +41,10 @@ class LanceCaseIndex:
         """See `CaseIndex.find`."""
         return (self._resident or self._reader).find(slide_id)
 
+    def copies(self, slide_id: str) -> list[CaseEntry | None]:
+        """See `CaseIndex.copies`."""
+        return self._reader.copies(slide_id)
+
     def withdraw(self, owners: Iterable[str]) -> int:
         """See `CaseIndex.withdraw`."""
         gone = set(owners)
@@ -58,6 +62,11 @@ class LanceCaseIndex:
         """See `CaseIndex.compact`."""
         with self._changing():
             self._writer.compact()
+
+    def drop_withdrawn(self, others: Callable[[], Iterable[str]] = tuple) -> int:
+        """See `CaseIndex.drop_withdrawn`."""
+        with self._changing():
+            return self._writer.drop_withdrawn(others)
 
     def rebuild(
         self, model: str, entries: Callable[[], Iterable[CaseEntry]], *, progress: Callable[[int], None]

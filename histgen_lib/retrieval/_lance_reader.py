@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import numpy as np
 
+from histgen_lib.retrieval._lance_errors import MovedError
 from histgen_lib.retrieval._lance_link import Link, retried
 from histgen_lib.retrieval._lance_rows import among, floats, from_rows, newest, where
 from histgen_lib.retrieval._lance_versions import Version, Versions
@@ -29,16 +31,23 @@ class Reader:
 
     def find(self, slide_id: str) -> CaseEntry | None:
         """Return the entry of a slide."""
-        found = self.entries(among("slide_id", [slide_id]))
-        return found[0] if found else None
+        return self.current(lambda table, _: self._entry_in(table, slide_id), None)
 
-    def entries(self, condition: str) -> list[CaseEntry]:
-        """Return the entries that meet a condition in SQL."""
+    def copies(self, slide_id: str) -> list[CaseEntry | None]:
+        """Return the entry of a slide in the table in use, and in the one that is being filled, if any."""
 
-        def read(table: Any, _: Version) -> list[CaseEntry]:
-            return from_rows(self._link.run(table.query().where(condition).to_arrow))
+        def read() -> list[CaseEntry | None]:
+            standing = self._versions.standing()
+            if standing.current is None:
+                return [None]
+            found = [self._entry_in(self._link.table(standing.current.table), slide_id)]
+            if standing.following:
+                with suppress(MovedError):  # it is not made yet, or gone already
+                    return [*found, self._entry_in(self._link.table(standing.following.table), slide_id)]
+                return [*found, None]
+            return found
 
-        return self.current(read, [])
+        return retried(read, self._link, tries=_TRIES)
 
     def search(self, query: Query) -> list[Hit]:
         """Compare a query with the vectors of all entries that its filters let through."""
@@ -76,6 +85,10 @@ class Reader:
             return nothing if version is None else read(self._link.table(version.table), version)
 
         return retried(attempt, self._link, tries=_TRIES)
+
+    def _entry_in(self, table: Any, slide_id: str) -> CaseEntry | None:
+        query = table.query().where(among("slide_id", [slide_id]))
+        return next(iter(from_rows(self._link.run(query.to_arrow))), None)
 
     def _scores(self, table: Any, query: Query, condition: str) -> Iterator[tuple[Floats, list[str]]]:
         column = {"regions": "regions", "slides": "slide", "texts": "words"}[query.against]

@@ -6,10 +6,11 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from histgen_lib.errors import HistgenError
+from histgen_lib.retrieval._lance_errors import unusable
 from histgen_lib.retrieval._lance_link import Link
 from histgen_lib.retrieval._lance_reader import Reader
 from histgen_lib.retrieval._lance_rows import among, newest, schema
@@ -103,7 +104,13 @@ class Resident:
     def _refresh(self) -> None:
         with self._refreshing:
             began = self._clock()
-            self._held = self._reader.current(self._renewed, _Held())
+            try:
+                self._held = self._reader.current(self._renewed, _Held())
+            except HistgenError:
+                raise
+            except Exception as error:
+                self._held = replace(self._held, seen=("", 0), shards={})  # they may be changed by half
+                raise unusable(self._link.where, f"damaged: {type(error).__name__}") from error
             self._fresh_at = began
 
     def _renewed(self, table: Any, version: Version) -> _Held:

@@ -16,7 +16,10 @@ import numpy as np
 from histgen_lib.retrieval._port import CaseEntry, Filters, Floats, Vectors
 from histgen_lib.retrieval._postings import as_floats
 
-TEXTS = ("slide_id", "owner", "report_digest", "model", "text", "organ", "diagnosis", "stain", "site", "date")
+TEXTS = (
+    "slide_id", "owner", "report_digest", "model", "text", "organ", "diagnosis", "stain", "site", "date",
+    "case_id",
+)  # fmt: skip
 KEYS = ("organ_key", "stain_key", "site_key")
 FLAGS = ("signed", "synthetic")
 BYTES = ("slide", "words", "regions", "boxes")

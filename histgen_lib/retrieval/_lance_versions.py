@@ -2,7 +2,7 @@
 
     versions/00000007.json   names the table of version 7; the highest number is the index
     versions/00000008.next   announces the table that will be version 8: it is being filled
-    withdrawn/<table>/…      owners that were withdrawn while that table was being filled
+    withdrawn/<table>/…      owners that were withdrawn from that table, or while it was being filled
     tables/<table>.lance/…   LanceDB's
 
 Who writes an entry, or withdraws one, does so in the index and in the announced table, and looks again before
@@ -22,7 +22,7 @@ from secrets import token_hex
 
 from histgen_lib.retrieval._lance_errors import storage_translated, unusable
 from histgen_lib.retrieval._lance_link import TABLES
-from histgen_lib.storage import JSON, ObjectStore
+from histgen_lib.storage import JSON, ObjectInfo, ObjectStore
 
 _VERSIONS, _WITHDRAWN = "versions/", "withdrawn/"
 _NUMBER = ".json"
@@ -59,20 +59,20 @@ class Versions:
 
     def __init__(self, store: ObjectStore, where: str, now: Callable[[], float] = time.time) -> None:
         self._store, self._where, self._now = store, where, now
-        self._read: dict[str, Version] = {}
+        self._read: dict[str, tuple[str, Version]] = {}
 
     def standing(self) -> Standing:
         """Say which tables stand; costs one listing."""
         with self._translated():
             while True:
-                keys = [info.key for info in self._store.list(_VERSIONS)]
-                current = max((key for key in keys if key.endswith(_NUMBER)), default="")
-                following = max((key for key in keys if key.endswith(_NEXT)), default="")
-                if not current:
+                infos = list(self._store.list(_VERSIONS))  # by key
+                current = next((info for info in reversed(infos) if info.key.endswith(_NUMBER)), None)
+                following = next((info for info in reversed(infos) if info.key.endswith(_NEXT)), None)
+                if current is None:
                     return Standing(None, None)
-                if found := self._version(current):  # else another process has just gone on to the next
-                    ahead = following and _number(following) > found.number
-                    return Standing(found, self._version(following) if ahead else None)
+                if found := self._known(current):  # else another process has just gone on to the next
+                    ahead = following is not None and _number(following.key) > found.number
+                    return Standing(found, self._known(following) if following and ahead else None)
 
     def switch(self, version: Version) -> bool:
         """Make a version the index; False if another has its number already."""
@@ -88,16 +88,21 @@ class Versions:
             self._store.put(_next_key(version), _json(version), if_absent=False, content_type=JSON)
 
     def note_withdrawn(self, table: str, owners: Iterable[str]) -> None:
-        """Leave word for the filler of a table that these owners were withdrawn."""
+        """Leave word that these owners are withdrawn from a table, for its filler and for who compacts it."""
         with self._translated():
             data = json.dumps(sorted(owners)).encode()
             self._store.put(f"{_WITHDRAWN}{table}/{token_hex(16)}.json", data, content_type=JSON)
 
     def withdrawn(self, table: str) -> set[str]:
-        """Return the owners that were withdrawn while a table was being filled."""
+        """Return the owners that were withdrawn from a table."""
         with self._translated():
             notes = [self._store.find(info.key) for info in self._store.list(f"{_WITHDRAWN}{table}/")]
             return {owner for note in notes if note for owner in json.loads(note)}
+
+    def has_withdrawn(self, table: str) -> bool:
+        """Return whether any owner was withdrawn from a table."""
+        with self._translated():
+            return any(self._store.list(f"{_WITHDRAWN}{table}/"))
 
     def clear(self) -> None:
         """Remove what no version needs: tables, announcements, notes, and the names of earlier versions.
@@ -144,16 +149,21 @@ class Versions:
             there = self._version(key)  # ours, if the client's first try was heard and not answered
             return there is not None and there.table == version.table
 
+    def _known(self, info: ObjectInfo) -> Version | None:
+        """Return what was read of an object as it is now; who lost an index begins at version 1 again."""
+        etag, version = self._read.get(info.key, ("", None))
+        if etag != info.etag or version is None:
+            version = self._version(info.key)
+            if version is not None:
+                self._read[info.key] = info.etag, version
+        return version
+
     def _version(self, key: str) -> Version | None:
-        if key not in self._read:
-            data = self._store.find(key)
-            if data is None:
-                return None
-            try:
-                self._read[key] = Version(**json.loads(data))
-            except (ValueError, TypeError) as error:
-                raise unusable(self._where, "a version's record is damaged") from error
-        return self._read[key]
+        data = self._store.find(key)
+        try:
+            return Version(**json.loads(data)) if data is not None else None
+        except (ValueError, TypeError) as error:
+            raise unusable(self._where, "a version's record is damaged") from error
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
-from itertools import islice
+from functools import partial
 from typing import Any
 
 from histgen_lib.errors import TransientError
@@ -40,29 +40,42 @@ class Writer:
 
     def withdraw(self, owners: set[str]) -> int:
         """Delete the rows of these owners; return how many the index had."""
+        condition = among("owner", owners)
 
         def delete(table: Any, following: bool) -> int:
-            if following:
-                self._versions.note_withdrawn(table.name, owners)
-            return self._delete(table, among("owner", owners))
+            if not following and not self._link.run(lambda: table.count_rows(condition)):
+                return 0
+            self._versions.note_withdrawn(table.name, owners)
+            return self._delete(table, condition)
 
         return max(self._everywhere(delete), default=0)
 
     def compact(self) -> None:
         """Copy the rows as they are into a new table, and remove the one with what is deleted or replaced."""
+        self._compact(lambda current: self._holds_withdrawn(current) or self._changes(current))
+
+    def drop_withdrawn(self, others: Callable[[], Iterable[str]]) -> int:
+        """Do as `compact`, but only if something was withdrawn; copy no rows of `others`, and count these."""
+        return self._compact(self._holds_withdrawn, others)
+
+    def _compact(self, is_due: Callable[[Version], bool], others: Callable[[], Iterable[str]] = tuple) -> int:
         self._versions.clear()
-        current = self._versions.standing().current
-        if current is None:
-            return
-        if retried(lambda: self._changes(current), self._link, tries=_TRIES):
-            self._fill(lambda: self._rows_of(current))
+
+        def due() -> bool:
+            current = self._versions.standing().current
+            return current is not None and is_due(current)
+
+        if not retried(due, self._link, tries=_TRIES):
+            return 0
+        left_out = self._fill(self._rows_of, others)
         self._versions.clear()
+        return left_out
 
     def rebuild(self, entries: Callable[[], Iterable[CaseEntry]], progress: Callable[[int], None]) -> None:
         """Fill a new version from `entries`, switch to it, and remove the one before."""
         self._current()
         self._versions.clear()
-        self._fill(lambda: _batches_of(entries(), progress))
+        self._fill(lambda _: _batches_of(entries(), progress, self._clock))
         self._versions.clear()
 
     def _current(self) -> Version:
@@ -110,18 +123,29 @@ class Writer:
     def _delete(self, table: Any, where: str) -> int:
         return int(self._link.run(lambda: table.delete(where), copying=True).num_deleted_rows)
 
+    def _holds_withdrawn(self, version: Version) -> bool:
+        """Whether rows were withdrawn from a table, whose files then hold them still."""
+        return self._versions.has_withdrawn(version.table)
+
     def _changes(self, version: Version) -> bool:
         table = self._link.table(version.table)
         return int(self._link.run(table.version)) != version.settled
 
-    def _fill(self, batches: Callable[[], Iterator[Any]]) -> None:
-        """Announce a version, fill it, leave out what is withdrawn meanwhile, and switch to it."""
+    def _fill(
+        self, batches: Callable[[Version], Iterator[Any]], others: Callable[[], Iterable[str]] = tuple
+    ) -> int:
+        """Announce a version, fill it, leave out what is withdrawn meanwhile, and switch to it.
+
+        `batches`: of the rows, given the version that it is to follow. `others`: owners whose rows are left
+        out, asked once what is put goes to the new version, too. Returns how many rows were left out.
+        """
         current = self._current()
         version = Version(current.number + 1, new_table())
         if not self._versions.announce(version):
             raise unavailable(self._link.where, "another process is compacting or rebuilding it")
         try:
-            settled = self._copy(version, batches())
+            left_out = self._copy(version, batches(current), frozenset(others()))
+            settled = self._finished(version, current)
         except MovedError as error:
             self._versions.abandon(version)
             raise unavailable(self._link.where, "another process switched versions") from error
@@ -132,16 +156,27 @@ class Writer:
         standing = self._versions.standing().current
         if not switched or standing is None or standing.number != version.number:
             raise unavailable(self._link.where, "it was away too long while it filled a version")
+        return left_out
 
-    def _copy(self, version: Version, batches: Iterator[Any]) -> Version:
+    def _copy(self, version: Version, batches: Iterator[Any], without: frozenset[str]) -> int:
+        """Write rows to a version, but for those of these owners; return how many these are."""
         self._made(version.table)
-        renewed = self._clock()
+        renewed, left_out = self._clock(), 0
         for rows in batches:
-            self._merge_copied(version.table, rows)
+            kept = _others_than(without, rows)
+            left_out += rows.num_rows - kept.num_rows
+            if kept.num_rows:
+                self._merge_copied(version.table, kept)
             if self._clock() - renewed > _RENEW_S:
                 self._versions.renew(version)
                 renewed = self._clock()
-        self._leave_out(version.table)
+        return left_out
+
+    def _finished(self, version: Version, current: Version) -> Version:
+        """Leave out what was withdrawn meanwhile, and put the files in order."""
+        left_out: set[str] = set()
+        while (withdrawn := self._versions.withdrawn(version.table)) != left_out:
+            self._leave_out(version.table, current, left_out := withdrawn)
         self._versions.renew(version)
         table = self._link.table(version.table)
         self._tidy(table)
@@ -155,13 +190,18 @@ class Writer:
             rows.schema.get_field_index("build"), rows.schema.field("build"), [[name] * len(rows)]
         )
         replaces = f"({ours} AND NOT {_DRAFT_OF_SIGNED}) OR {signs}"
-        retried(lambda: self._merge(self._made(name), marked, replaces), self._link, tries=_TRIES)
+        retried(partial(self._merge_into, name, marked, replaces), self._link, tries=_TRIES)
 
-    def _leave_out(self, name: str) -> None:
-        """Delete the copied rows of owners that were withdrawn meanwhile."""
-        if withdrawn := self._versions.withdrawn(name):
-            where = f"build = {quoted(name)} AND {among('owner', withdrawn)}"
-            retried(lambda: self._delete(self._link.table(name), where), self._link, tries=_TRIES)
+    def _leave_out(self, name: str, current: Version, owners: set[str]) -> None:
+        """Delete the copied rows of owners that were withdrawn; put back what the index has of them since."""
+        condition = among("owner", owners)
+        copied = f"build = {quoted(name)} AND {condition}"
+        retried(lambda: self._delete(self._made(name), copied), self._link, tries=_TRIES)
+        for rows in self._rows_of(current, condition):
+            retried(partial(self._merge_into, name, rows, "false"), self._link, tries=_TRIES)
+
+    def _merge_into(self, name: str, rows: Any, replaces: str) -> int:
+        return self._merge(self._made(name), rows, replaces)
 
     def _tidy(self, table: Any) -> None:
         """Put the many small files together. If others are writing, it is left as it is."""
@@ -171,20 +211,38 @@ class Writer:
         except (ClashError, MovedError, TransientError):
             self._link.forget()
 
-    def _rows_of(self, version: Version) -> Iterator[Any]:
-        """Yield the rows of a version as it is now."""
+    def _rows_of(self, version: Version, condition: str = "") -> Iterator[Any]:
+        """Yield the rows of a version as it is now, those that meet a condition in SQL."""
         import pyarrow as pa
 
-        table = self._link.table(version.table)
-        query = table.query().select(schema().names)
+        query = self._link.table(version.table).query().select(schema().names)
+        query = query.where(condition) if condition else query
         for batch in self._link.batches(query, copying=True):
             for start in range(0, batch.num_rows, _BATCH):
                 yield pa.Table.from_batches([batch.slice(start, _BATCH)])
 
 
-def _batches_of(entries: Iterable[CaseEntry], progress: Callable[[int], None]) -> Iterator[Any]:
-    rest, count = iter(entries), 0
-    while batch := list(islice(rest, _BATCH)):
+def _others_than(owners: Iterable[str], rows: Any) -> Any:
+    """Return the rows of all owners but these."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    return rows.filter(pc.invert(pc.is_in(rows.column("owner"), pa.array(sorted(owners), pa.string()))))
+
+
+def _batches_of(
+    entries: Iterable[CaseEntry], progress: Callable[[int], None], clock: Callable[[], float]
+) -> Iterator[Any]:
+    """Yield rows before the announcement has to be renewed: each entry may take seconds to be encoded."""
+    batch: list[CaseEntry] = []
+    count, began = 0, clock()
+    for entry in entries:
+        batch.append(entry)
+        if len(batch) == _BATCH or clock() - began > _RENEW_S:
+            yield to_rows(batch)
+            count += len(batch)
+            progress(count)
+            batch, began = [], clock()
+    if batch:
         yield to_rows(batch)
-        count += len(batch)
-        progress(count)
+        progress(count + len(batch))

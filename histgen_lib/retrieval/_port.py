@@ -36,7 +36,8 @@ class CaseEntry:
     "case/<id>" for the one report of several slides, each of which is an entry. `text`: the report, `words`
     float32[d] its vector. `organ`, `diagnosis`: as parsed from the report; "" if it does not say. `stain`,
     `site`: as the lab states them; "" if it does not. `date`: of the scan, "YYYY-MM-DD". `synthetic`: the
-    slide or the report's author is. `model`: the digest of the retrieval network.
+    slide or the report's author is. `case_id`: of the case that the slide is said to belong to, though its
+    report may be its own; "" for none. `model`: the digest of the retrieval network.
     """
 
     slide_id: str
@@ -53,6 +54,7 @@ class CaseEntry:
     stain: str = ""
     site: str = ""
     date: str = ""
+    case_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,13 @@ class CaseIndex(Protocol):
         """Return the entry of a slide; None if there is none."""
         ...
 
+    def copies(self, slide_id: str) -> list[CaseEntry | None]:
+        """Return a slide's entry in the index and, while a next version is being filled, in that one.
+
+        Both hold it once a `put` has returned; a writer that was killed may have got to one only.
+        """
+        ...
+
     def withdraw(self, owners: Iterable[str]) -> int:
         """Delete all entries of these owners, and count them. No search that starts later finds them."""
         ...
@@ -171,6 +180,14 @@ class CaseIndex(Protocol):
 
     def compact(self) -> None:
         """Drop what is deleted or replaced from storage, older versions included, and index what is new."""
+        ...
+
+    def drop_withdrawn(self, others: Callable[[], Iterable[str]] = tuple) -> int:
+        """Compact if anything withdrawn is still in storage; then without entries of `others` either.
+
+        `others` returns the names of withdrawn owners; what is put after it was called stays. Their entries
+        are counted. So of many cases that are withdrawn in a row, not each costs a copy of the index.
+        """
         ...
 
     def rebuild(

@@ -51,12 +51,11 @@ def encode_text(server: InferenceServer, words: Vocabulary, text: str) -> Floats
 
 def _rows_within(bag: Bag, box: Box) -> npt.NDArray[np.intp]:
     x, y, width, height = box
-    where = f"{x},{y},{width},{height}"
     slide_width, slide_height = bag.known_size or (math.inf, math.inf)
     if width <= 0 or height <= 0 or x >= slide_width or y >= slide_height or min(x + width, y + height) <= 0:
         raise InvalidInputError(
             "query-region-outside",
-            f"The region {where} has no area within the slide {bag.slide_id}{_size_of(bag)}.",
+            f"The region has no area within the slide{_size_of(bag)}.",
             hint="Give x,y,width,height in pixels of the slide's full resolution.",
         )
     low, high = np.array([x, y]) - (bag.span_px if bag.has_places else 0), np.array([x + width, y + height])
@@ -64,7 +63,7 @@ def _rows_within(bag: Bag, box: Box) -> npt.NDArray[np.intp]:
     if not len(rows):
         raise InvalidInputError(
             "query-region-empty",
-            f"No tile of tissue of the slide {bag.slide_id} lies in the region {where}.",
+            "No tile of tissue of the slide lies in the region.",
             hint="Choose a region that holds tissue.",
         )
     return rows

@@ -80,12 +80,11 @@ def read_region(values: object) -> Box:
     Raises InvalidInputError("query-region-malformed").
     """
     parts = values.split(",") if isinstance(values, str) else values
+    if not isinstance(parts, list | tuple) or any(isinstance(part, bool | float) for part in parts):
+        raise _malformed("is not four whole numbers")
     try:
-        assert isinstance(parts, list | tuple)
-        if any(isinstance(part, bool | float) for part in parts):
-            raise ValueError
-        x, y, width, height = (int(part) for part in parts)
-    except (AssertionError, ValueError, TypeError):
+        x, y, width, height = map(int, parts)
+    except (ValueError, TypeError):
         raise _malformed("is not four whole numbers") from None
     if width <= 0 or height <= 0 or max(map(abs, (x, y, width, height))) >= 1 << 31:
         raise _malformed("has no area, or one that no slide has")
@@ -96,8 +95,9 @@ def check(question: Question) -> None:
     """Refuse a question that cannot be meant.
 
     Raises InvalidInputError: "query-empty", "query-both", "query-text-too-long", "query-region-malformed",
-    "query-date", "query-count".
+    "query-date", "query-count", "request-invalid".
     """
+    _check_unicode(question)
     if question.slide and question.text.strip():
         raise InvalidInputError(
             "query-both",
@@ -109,10 +109,22 @@ def check(question: Question) -> None:
     if not 1 <= question.count <= MOST_COUNT:
         raise InvalidInputError(
             "query-count",
-            f"A search returns 1 to {MOST_COUNT} cases, not {question.count}.",
+            f"A search returns 1 to {MOST_COUNT} cases.",
             hint="Ask for fewer; filters (organ, site, dates) narrow a search.",
         )
     _check_days(question.filters)
+
+
+def _check_unicode(question: Question) -> None:
+    filters = question.filters
+    try:
+        "".join((question.slide, question.text, filters.organ, filters.stain, filters.site)).encode()
+    except UnicodeEncodeError:  # a command line in another encoding
+        raise InvalidInputError(
+            "request-invalid",
+            "A text or a name in the search is not Unicode.",
+            hint="Write it in UTF-8: check the terminal's locale.",
+        ) from None
 
 
 def _check_text(question: Question) -> None:

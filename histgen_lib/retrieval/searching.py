@@ -16,6 +16,7 @@ from histgen_lib.retrieval.encoding import Box
 from histgen_lib.retrieval.questions import Find, Kind, Question, check, check_organ, unknown_slide
 from histgen_lib.retrieval.subjects import (
     Network,
+    Own,
     Subject,
     bag_in_store,
     subject_of_bag,
@@ -94,8 +95,8 @@ class Searcher:
     `network`: None for a model without one. `store`: where slides that are not in the index have their bags;
     None: there are no others. `bag`: a bag to ask about in place of the store's, by its slide's id. `state`:
     the index' state, if somebody keeps it at hand; else the index is asked. `withdrawn`: names of owners
-    that are not to be found, whatever the index says. `readers`: how many searches read bags from the store
-    at a time.
+    that are not to be found, and of slides, whatever the index says. `readers`: how many searches read bags
+    from the store at a time.
     """
 
     index: CaseIndex
@@ -138,7 +139,7 @@ class Searcher:
     def case(self, slide_id: str) -> CaseEntry:
         """Return what the index holds of a slide. Raises InvalidInputError("query-slide-unknown")."""
         entry = self.index.find(slide_id)
-        if entry is None or entry.owner in set(self.withdrawn()):
+        if entry is None or _is_of(entry, set(self.withdrawn())):
             raise unknown_slide()
         return entry
 
@@ -160,8 +161,8 @@ class Searcher:
             return subject_of_text(network, question.text)
         entry = self.index.find(question.slide)
         if self.bag is not None and self.bag.slide_id == question.slide:
-            owners = frozenset({question.slide, entry.owner if entry else question.slide})
-            return subject_of_bag(network, self.bag, owners, question.region)
+            own = Own.of(entry) if entry else Own(frozenset({question.slide}))
+            return subject_of_bag(network, self.bag, own, question.region)
         if entry is None or entry.model != network.digest:
             return self._from_store(network, question)
         return self._region_of(network, question, entry) if question.region else subject_of_entry(entry, None)
@@ -170,7 +171,7 @@ class Searcher:
         """Encode the tiles of the region; while they cannot be had, take the stored regions in its place."""
         try:
             subject = self._from_store(network, question)
-            return replace(subject, owners=subject.owners | {entry.owner})
+            return replace(subject, own=replace(subject.own, owners=subject.own.owners | {entry.owner}))
         except TransientError:
             return subject_of_entry(entry, question.region)
         except InvalidInputError as error:
@@ -183,16 +184,16 @@ class Searcher:
             raise unknown_slide()
         reading = self._pool.submit(bag_in_store, self.store, network, question.slide)
         try:
-            bag, owners = reading.result(timeout=_READ_S)
+            bag, own = reading.result(timeout=_READ_S)
         except TimeoutError:
             reading.cancel()
             raise _slow_store() from None
-        return subject_of_bag(network, bag, owners, question.region)
+        return subject_of_bag(network, bag, own, question.region)
 
     def _search(self, network: Network, question: Question, subject: Subject) -> list[Hit]:
-        """Search until enough hits are left that are not withdrawn, or no more are found."""
+        """Search until enough hits are left, not withdrawn nor of the own case, or no more are found."""
         route = ROUTES[question.kind, question.find]
-        without = question.filters.without | subject.owners
+        without = question.filters.without | subject.own.owners
         while True:
             query = Query(
                 subject.vectors(route.ours),
@@ -202,10 +203,15 @@ class Searcher:
                 replace(question.filters, without=without),
             )
             hits, gone = self.index.search(query), set(self.withdrawn())
-            left = [hit for hit in hits if hit.entry.owner not in gone]
+            left = [hit for hit in hits if not (_is_of(hit.entry, gone) or subject.own.has(hit.entry))]
             if len(left) >= question.count or len(left) == len(hits):
                 return left[: question.count]
-            without |= {hit.entry.owner for hit in hits} & gone
+            without |= {hit.entry.owner for hit in hits} - {hit.entry.owner for hit in left}
+
+
+def _is_of(entry: CaseEntry, withdrawn: Collection[str]) -> bool:
+    """Whether an entry shows what is withdrawn: its report, or its slide, whichever report it is under."""
+    return entry.owner in withdrawn or entry.slide_id in withdrawn
 
 
 def _evidence(subject: Subject, entry: CaseEntry) -> tuple[Evidence, ...]:

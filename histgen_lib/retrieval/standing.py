@@ -6,7 +6,7 @@ over later drafts, since a person's word outweighs a model's; else the latest dr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from histgen_lib.bags import Bag
@@ -29,13 +29,15 @@ from histgen_lib.text.synoptic import parse_report
 class Standing:
     """The report of a slide or case that is to be found. `slides`: those it covers, and no later report does.
 
-    `dates`: of their scans, "YYYY-MM-DD", "" if not known. Otherwise as `CaseEntry`.
+    `dates`: of their scans, `case_ids`: of the cases that they are said to belong to, be it only as a label;
+    "" if not known. Otherwise as `CaseEntry`.
     """
 
     owner: ReportOwner
     report_digest: str
     slides: tuple[str, ...]
     dates: tuple[str, ...]
+    case_ids: tuple[str, ...]
     text: str
     signed: bool
     synthetic: bool
@@ -58,7 +60,7 @@ def standing_of(store: ObjectStore, owner: ReportOwner) -> Standing | None:
         owner,
         digest,
         tuple(slides),
-        tuple(_date(store, slide) for slide in slides),
+        *_scans(store, slides),
         signature.text if signature else draft.text,
         signature is not None,
         signature.synthetic if signature else draft.provenance.model.synthetic,
@@ -93,7 +95,8 @@ def entries_of(store: ObjectStore, network: Network, standing: Standing) -> Iter
         return
     words = encode_text(network.server, network.words, standing.text)
     fields = parse_report(standing.text)
-    for slide_id, date in zip(standing.slides, standing.dates, strict=True):
+    of_slides = zip(standing.slides, standing.dates, standing.case_ids, strict=True)
+    for slide_id, date, case_id in of_slides:
         yield CaseEntry(
             slide_id=slide_id,
             owner=standing.owner.name,
@@ -109,6 +112,7 @@ def entries_of(store: ObjectStore, network: Network, standing: Standing) -> Iter
             stain=standing.stain,
             site=standing.site,
             date=date,
+            case_id=case_id,
         )
 
 
@@ -170,11 +174,20 @@ def _draft(store: ObjectStore, owner: ReportOwner, digest: str | None) -> DraftR
 
 
 def _is_covered_by(store: ObjectStore, owner: ReportOwner, slide_id: str) -> bool:
-    """Whether the report that covers a slide now is this owner's; a slide that nobody announced stays."""
+    """Whether the report that covers a slide now is this owner's; a slide that nobody announced stays.
+
+    A slide that was withdrawn before it joined a case is covered by none.
+    """
+    if is_withdrawn(store, ReportOwner(slide_id)):
+        return False
     announced = find_announcement(store, slide_id)
     return announced is None or ReportOwner.of(announced.data) == owner
 
 
-def _date(store: ObjectStore, slide_id: str) -> str:
-    announced = find_announcement(store, slide_id)
-    return announced.event.scanned_at.date().isoformat() if announced else ""
+def _scans(store: ObjectStore, slides: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return of each slide's latest scan its date, and the case it came with."""
+    scans = [find_announcement(store, slide) for slide in slides]
+    return (
+        tuple(scan.event.scanned_at.date().isoformat() if scan else "" for scan in scans),
+        tuple((scan.data.case_id or "") if scan else "" for scan in scans),
+    )

@@ -59,18 +59,34 @@ class Part:
     words: str = ""
 
 
+@dataclass(frozen=True)
+class Own:
+    """What is no answer to a question about a slide: the reports of these owners, and slides of its case."""
+
+    owners: frozenset[str] = frozenset()
+    case_id: str = ""
+
+    def has(self, entry: CaseEntry) -> bool:
+        """Whether an entry is the slide's own case, if only by a label that both slides came with."""
+        return entry.owner in self.owners or bool(self.case_id and entry.case_id == self.case_id)
+
+    @classmethod
+    def of(cls, entry: CaseEntry) -> Own:
+        """Return what is the own of a slide in the index."""
+        return cls(frozenset({entry.owner, entry.slide_id}), entry.case_id)
+
+
 @dataclass(frozen=True, eq=False)
 class Subject:
     """What is asked about.
 
-    `whole` float32[1, d]: all of it in one vector. `parts`: what evidence is shown for. `owners`: names of
-    the reports that cover it, which are no answers. `source`: "index" for vectors as they are stored, "bag"
-    for those of the slide's tiles, "text".
+    `whole` float32[1, d]: all of it in one vector. `parts`: what evidence is shown for. `own`: what is no
+    answer. `source`: "index" for vectors as they are stored, "bag" for those of the slide's tiles, "text".
     """
 
     whole: Floats
     parts: tuple[Part, ...]
-    owners: frozenset[str]
+    own: Own
     source: str
 
     def vectors(self, which: str) -> Floats:
@@ -87,7 +103,7 @@ def subject_of_text(network: Network, text: str) -> Subject:
     else:
         vectors = (encode_text(network.server, network.words, one) for one in sentences[:MOST_SENTENCES])
         parts = [Part(vector, words=one) for vector, one in zip(vectors, sentences, strict=False)]
-    return Subject(whole[None], tuple(parts), frozenset(), "text")
+    return Subject(whole[None], tuple(parts), Own(), "text")
 
 
 def subject_of_entry(entry: CaseEntry, box: Box | None) -> Subject:
@@ -96,27 +112,26 @@ def subject_of_entry(entry: CaseEntry, box: Box | None) -> Subject:
     Raises InvalidInputError("query-region-empty").
     """
     vectors = entry.vectors
-    owners = frozenset({entry.owner, entry.slide_id})
     if box is None:
-        return Subject(vectors.slide[None], tuple(_parts(vectors)), owners, "index")
+        return Subject(vectors.slide[None], tuple(_parts(vectors)), Own.of(entry), "index")
     inside = [part for part in _parts(vectors) if part.box and _overlap(part.box, box)]
     if not inside:
         raise empty_region()
     mean = np.mean([part.vector for part in inside], axis=0)
     whole = (mean / max(float(np.linalg.norm(mean)), 1e-12)).astype(np.float32)
-    return Subject(whole[None], tuple(inside), owners, "index")
+    return Subject(whole[None], tuple(inside), Own.of(entry), "index")
 
 
-def subject_of_bag(network: Network, bag: Bag, owners: frozenset[str], box: Box | None) -> Subject:
+def subject_of_bag(network: Network, bag: Bag, own: Own, box: Box | None) -> Subject:
     """Encode a slide's tiles, or those in `box`. Raises as `encode_bag`, and "bag-other-encoder"."""
     if not network.reads(bag):
         raise _other_encoder(bag)
     vectors = encode_bag(network.server, bag, box)
-    return Subject(vectors.slide[None], tuple(_parts(vectors)), owners, "bag")
+    return Subject(vectors.slide[None], tuple(_parts(vectors)), own, "bag")
 
 
-def bag_in_store(store: ObjectStore, network: Network, slide_id: str) -> tuple[Bag, frozenset[str]]:
-    """Return the bag of a slide's latest scan, else its newest one, and the owners of reports that cover it.
+def bag_in_store(store: ObjectStore, network: Network, slide_id: str) -> tuple[Bag, Own]:
+    """Return the bag of a slide's latest scan, else its newest one, and what is the slide's own.
 
     Raises InvalidInputError("query-slide-unknown"), "bag-other-encoder", and what storage and bags raise.
     """
@@ -125,11 +140,12 @@ def bag_in_store(store: ObjectStore, network: Network, slide_id: str) -> tuple[B
     announced = find_announcement(store, slide_id)
     content_id = announced.data.content_id if announced else ""
     owner = ReportOwner.of(announced.data).name if announced else slide_id
+    own = Own(frozenset({slide_id, owner}), (announced.data.case_id or "") if announced else "")
     refused: Bag | None = None
     for record in sorted(_scans(store, slide_id), key=lambda one: _rank(store, one, content_id)):
         bag = unpack_bag(store.get(_bag_beside(record)), "the slide's bag")
         if bag.slide_id == slide_id and network.reads(bag):
-            return bag, frozenset({slide_id, owner})
+            return bag, own
         refused = refused or bag
     raise _other_encoder(refused) if refused else unknown_slide()
 

@@ -66,6 +66,31 @@ def read_scaled(
     )
 
 
+def read_square(
+    reader: Reader, levels: Sequence[Level], corner: tuple[int, int], span_px: float, out_px: int
+) -> NDArray[np.uint8]:
+    """Read a square of `span_px` level-0 px from `corner` → uint8[out_px,out_px,3] RGB, white past the edges.
+
+    However large the square is, only what lies on the slide is read.
+    """
+    factor = span_px / out_px
+    columns, rows = (
+        inside(at, side, factor, out_px) for at, side in zip(corner, levels[0].size, strict=True)
+    )
+    picture = np.full((out_px, out_px, 3), 255, np.uint8)
+    if columns and rows:
+        start = round(corner[0] + columns.start * factor), round(corner[1] + rows.start * factor)
+        part = read_scaled(reader, levels, start, (len(columns), len(rows)), factor)
+        picture[rows.start : rows.stop, columns.start : columns.stop] = part
+    return picture
+
+
+def inside(at: float, side: int, factor: float, out_px: int) -> range:
+    """Return which of `out_px` pixels from `at`, each `factor` px wide, lie on a picture of `side` px."""
+    start, stop = (min(max(round((edge - at) / factor), 0), out_px) for edge in (0, side))
+    return range(start, stop)
+
+
 def _part(
     levels: Sequence[Level], level: int, corner: tuple[int, int], out_size: tuple[int, int], factor: float
 ) -> Part:

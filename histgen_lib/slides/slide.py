@@ -31,6 +31,7 @@ from histgen_lib.slides.reading import (
     read_grid,
     read_overview,
     read_scaled,
+    read_square,
     resize,
     too_damaged,
 )
@@ -131,6 +132,10 @@ class Slide:
     def read_scaled(self, x: int, y: int, *, span_px: float, out_px: int) -> NDArray[np.uint8]:
         """Read a square of `span_px` level-0 px from corner (x, y) as uint8[out_px,out_px,3] RGB."""
         return read_scaled(self._reader, self.levels, (x, y), (out_px, out_px), span_px / out_px)
+
+    def read_square(self, x: int, y: int, *, span_px: float, out_px: int) -> NDArray[np.uint8]:
+        """As `read_scaled`, for squares that may be far larger than the slide: only what is on it is read."""
+        return read_square(self._reader, self.levels, (x, y), span_px, out_px)
 
     def thumbnail(self, max_px: int) -> NDArray[np.uint8]:
         """Return the whole slide with its longer side at most `max_px` px: uint8[h,w,3] RGB."""

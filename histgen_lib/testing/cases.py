@@ -24,6 +24,7 @@ class MemoryCaseIndex:
         self.entries: dict[str, CaseEntry] = {}
         self._lock = threading.RLock()
         self._version = 1
+        self._dropped = True
         self._rebuilding: _Meanwhile | None = None
 
     def put(self, entries: Sequence[CaseEntry]) -> None:
@@ -41,12 +42,17 @@ class MemoryCaseIndex:
         with self._ready():
             return self.entries.get(slide_id)
 
+    def copies(self, slide_id: str) -> list[CaseEntry | None]:
+        """See `CaseIndex.copies`: a put is never done by half here."""
+        return [self.find(slide_id)]
+
     def withdraw(self, owners: Iterable[str]) -> int:
         """See `CaseIndex.withdraw`."""
         gone = set(owners)
         with self._ready():
             before = len(self.entries)
             self.entries = _without(self.entries, gone)
+            self._dropped = self._dropped and len(self.entries) == before
             if self._rebuilding:
                 self._rebuilding.put = _without(self._rebuilding.put, gone)
                 self._rebuilding.withdrawn |= gone
@@ -62,7 +68,14 @@ class MemoryCaseIndex:
     def compact(self) -> None:
         """See `CaseIndex.compact`: nothing is kept here that is not in use."""
         with self._ready():
-            pass
+            self._dropped = True
+
+    def drop_withdrawn(self, others: Callable[[], Iterable[str]] = tuple) -> int:
+        """See `CaseIndex.drop_withdrawn`."""
+        with self._ready():
+            gone = 0 if self._dropped else self.withdraw(others())
+            self._dropped = True
+            return gone
 
     def rebuild(
         self, model: str, entries: Callable[[], Iterable[CaseEntry]], *, progress: Callable[[int], None]

@@ -54,6 +54,7 @@ _STATUS = {
     "case-unknown": 404,
     "case-undrafted": 409,
     "case-withdrawn": 409,
+    "slide-of-case": 409,
     "signed-text-too-long": 413,
 }
 

@@ -120,19 +120,14 @@ def _whose(slide: str | None, case: str | None) -> dict[str, object]:
 def _read(path: Path | None) -> str | None:
     if path is None:
         return None
-    from histgen_lib.catalogue.sign_off import check_text
+    from histgen_lib.catalogue.sign_off import signed_text, unreadable_text
     from histgen_lib.files import decode_text
 
     try:
         text = decode_text(sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes())
     except (OSError, UnicodeDecodeError):
-        raise InvalidInputError(
-            "signed-text-unreadable",
-            f"{path} cannot be read as text.",
-            hint="Save it as plain text in UTF-8.",
-        ) from None
-    check_text(text)
-    return text
+        raise unreadable_text(str(path)) from None
+    return signed_text(text)
 
 
 def _posted(page: str, body: Mapping[str, object], gateway: str | None, home: Path | None) -> dict[str, Any]:

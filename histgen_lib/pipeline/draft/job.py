@@ -24,6 +24,7 @@ from histgen_lib.catalogue.case import (
     join_case,
 )
 from histgen_lib.catalogue.cited import note_citations
+from histgen_lib.catalogue.keys import ReportOwner
 from histgen_lib.catalogue.signing import is_withdrawn
 from histgen_lib.catalogue.stored import Source, StoredReport, source_of, sources_of
 from histgen_lib.events import BagReady, Event, ReportDrafted
@@ -181,7 +182,8 @@ class DraftJob:
             similar = kept
 
     def _is_citable(self, similar: SimilarCases) -> bool:
-        return not any(is_withdrawn(self.store, owner_of(case)) for case in similar.cases)
+        shown = {owner for case in similar.cases for owner in (owner_of(case), ReportOwner(case.slide_id))}
+        return not any(is_withdrawn(self.store, owner) for owner in shown)
 
     def _pictures(self, plan: _Plan, parts: Sequence[Part], drafted: Drafted) -> list[Pictures]:
         ends = np.cumsum([len(part.bag) for part in parts])[:-1]

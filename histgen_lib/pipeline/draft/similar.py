@@ -152,7 +152,10 @@ class _Search:
         fits = entry.signed and not entry.synthetic and entry.model == self.model
         if not fits or entry.owner in passed or self.kin.has(entry.owner, entry.slide_id, self.store):
             return False
-        return self.store is None or not is_withdrawn(self.store, ReportOwner.named(entry.owner))
+        return self.store is None or not any(
+            is_withdrawn(self.store, one)
+            for one in (ReportOwner.named(entry.owner), ReportOwner(entry.slide_id))
+        )
 
     def _case(self, hit: Hit) -> SimilarCase:
         entry = hit.entry

@@ -9,15 +9,16 @@ event comes again.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from histgen_lib.catalogue.case import slides_of
 from histgen_lib.catalogue.keys import ReportOwner
 from histgen_lib.catalogue.registry import find_announcement
+from histgen_lib.catalogue.signing import withdrawn_owners
 from histgen_lib.events import CaseWithdrawn, Event, ReportDrafted, ReportSigned
 from histgen_lib.pipeline.job import Done, ModelInUse, Progress, Stages, lacking, silent
-from histgen_lib.retrieval import CaseIndex
+from histgen_lib.retrieval import CaseEntry, CaseIndex
 from histgen_lib.retrieval.encoding import IMAGE, TEXT
 from histgen_lib.retrieval.standing import Standing, contended, entries_of, shows, standing_of
 from histgen_lib.retrieval.subjects import Network
@@ -48,7 +49,7 @@ class ShelveJob:
     _since: int = field(default=0, init=False)
 
     def find(self, event: Event, data: Shelved) -> Done[Shelved] | None:
-        """See Job. A withdrawal is never found done: only a compaction that returns has dropped it."""
+        """See Job. A withdrawal is never found done: what is left of it in storage has to be looked for."""
         owner = _owner(data)
         standing = standing_of(self.store, owner)
         if standing is None or isinstance(data, CaseWithdrawn):
@@ -59,13 +60,13 @@ class ShelveJob:
         """See Job. Raises what store, bags, inference server and index raise."""
         owner, stages = _owner(data), Stages(progress)
         if isinstance(data, CaseWithdrawn):
-            self._compact_without(owner, stages)
+            self._drop_withdrawn(owner, stages)
         for _ in range(MOST_ROUNDS):
             standing = standing_of(self.store, owner)
             if self._agrees(standing, owner):
                 self._compact_in_time(stages)
                 return Done(None, stages.measures())
-            self._put(standing, stages) if standing else self._compact_without(owner, stages)
+            self._put(standing, stages) if standing else self._drop_withdrawn(owner, stages)
         raise contended(owner)
 
     def lacking(self) -> Sequence[str]:
@@ -82,11 +83,14 @@ class ShelveJob:
         return self._is_absent(owner) if standing is None else self._is_shelved(standing)
 
     def _is_shelved(self, standing: Standing) -> bool:
-        return all(shows(self.index.find(slide), standing, self.network.digest) for slide in standing.slides)
+        copies = (copy for slide in standing.slides for copy in self.index.copies(slide))
+        return all(shows(copy, standing, self.network.digest) for copy in copies)
 
     def _is_absent(self, owner: ReportOwner) -> bool:
         entries = map(self.index.find, slides_of(self.store, [owner.name]))
-        return not any(entry and entry.owner == owner.name for entry in entries)
+        return not any(entry and entry.owner == owner.name for entry in entries) and not self._elsewhere(
+            owner
+        )
 
     def _put(self, standing: Standing, stages: Stages) -> None:
         with stages("encode"):
@@ -103,18 +107,30 @@ class ShelveJob:
         entries = filter(None, map(self.index.find, standing.slides))
         return any(entry.signed and entry.report_digest == standing.report_digest for entry in entries)
 
-    def _compact_without(self, owner: ReportOwner, stages: Stages) -> None:
-        with stages("withdraw"):
-            gone = self.index.withdraw(self._names(owner))
+    def _drop_withdrawn(self, owner: ReportOwner, stages: Stages) -> None:
+        """Remove an owner's entries, unless a person has signed again, and all that is left in storage."""
+        if standing_of(self.store, owner) is None:
+            with stages("withdraw"):
+                # Its own first, then gone: whoever is killed in between still finds them.
+                self.index.put([replace(entry, owner=owner.name) for entry in self._elsewhere(owner)])
+                gone = self.index.withdraw([owner.name])
+            stages.count("histgen_cases_withdrawn_total", gone)
+        with stages("compact"):
+            gone = self.index.drop_withdrawn(self._all_withdrawn)
         stages.count("histgen_cases_withdrawn_total", gone)
-        self._compact(stages)
 
-    def _names(self, owner: ReportOwner) -> list[str]:
-        """Name an owner whose reports go, and the slides of a case whose own reports it has replaced."""
-        slides = slides_of(self.store, [owner.name]) if owner.is_case else ()
-        announced = {slide: find_announcement(self.store, slide) for slide in slides}
-        own = [slide for slide, one in announced.items() if one and ReportOwner.of(one.data) == owner]
-        return [owner.name, *sorted(own)]
+    def _all_withdrawn(self) -> list[str]:
+        return [owner.name for owner in withdrawn_owners(self.store)]
+
+    def _elsewhere(self, owner: ReportOwner) -> list[CaseEntry]:
+        """Return the entries of slides that are this owner's now, and another's in the index."""
+        slides = sorted(slides_of(self.store, [owner.name]))
+        entries = [entry for entry in map(self.index.find, slides) if entry and entry.owner != owner.name]
+        return [entry for entry in entries if self._is_of(entry.slide_id, owner)]
+
+    def _is_of(self, slide_id: str, owner: ReportOwner) -> bool:
+        announced = find_announcement(self.store, slide_id)
+        return announced is not None and ReportOwner.of(announced.data) == owner
 
     def _compact_in_time(self, stages: Stages) -> None:
         if self._since >= self.compact_every and self._since >= COMPACT_SHARE * self.index.state().slides:

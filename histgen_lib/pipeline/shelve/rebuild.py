@@ -63,6 +63,7 @@ def folder_entries(
                     synthetic=synthetic,
                     organ=fields.get("organ", ""),
                     diagnosis=fields.get("diagnosis", ""),
+                    case_id=case_id,
                 )
         except InvalidInputError as error:
             fault(case_id, error)

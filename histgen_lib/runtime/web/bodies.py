@@ -56,8 +56,9 @@ def json_object(body: bytes) -> dict[str, Any]:
     """Parse a body. Raises InvalidInputError("request-unreadable")."""
     try:
         value = json.loads(body, parse_constant=_no_constant, object_pairs_hook=each_name_once)
+        json.dumps(value, ensure_ascii=False).encode()  # JSON can name halves of characters; text cannot
     except (ValueError, RecursionError):
-        raise unreadable_request("it is not JSON, or names a field twice") from None
+        raise unreadable_request("it is not JSON, names a field twice, or holds half a character") from None
     if not isinstance(value, dict):
         raise unreadable_request("it is not a JSON object")
     return value

@@ -24,7 +24,7 @@ def assert_same(found: CaseEntry | None, put: CaseEntry) -> None:
     for ours, theirs in arrays:
         np.testing.assert_allclose(ours, theirs, atol=1e-3)
     np.testing.assert_array_equal(found.vectors.boxes, put.vectors.boxes)
-    names = "slide_id owner report_digest text model signed synthetic organ diagnosis stain site date"
+    names = "slide_id owner report_digest text model signed synthetic organ diagnosis stain site date case_id"
     assert [getattr(found, name) for name in names.split()] == [getattr(put, name) for name in names.split()]
 
 
@@ -45,7 +45,7 @@ def test_what_is_put_is_found_by_all_who_open_the_index(
 ) -> None:
     put = entry(
         "a's \"slide\"", 1, organ="Skin", diagnosis="naevus", stain="H&E", site="left arm", date="2024-02-29",
-        signed=True, synthetic=True, text="Zellen – ünïcode.\n'quoted'",
+        case_id="C", signed=True, synthetic=True, text="Zellen – ünïcode.\n'quoted'",
     )  # fmt: skip
     index.put([put])
     for opened in (index, open_again()):
@@ -175,6 +175,16 @@ def test_compaction_changes_nothing_that_is_found(index: CaseIndex) -> None:
         for one in kept:
             assert_same(index.find(one.slide_id), one)
         assert len(ids(index, like(entry("q")))) == 5
+
+
+def test_what_is_withdrawn_is_dropped_together_with_others_that_are(index: CaseIndex) -> None:
+    index.put([entry(name, n) for n, name in enumerate(("a", "b", "c", "d"))])
+    assert index.drop_withdrawn(lambda: ["b"]) == 0, "nothing was withdrawn"
+    index.withdraw(["a"])
+    assert index.drop_withdrawn(lambda: ["a", "b", "nobody"]) == 1
+    assert sorted(ids(index, like(entry("q")))) == ["c", "d"]
+    assert index.drop_withdrawn(lambda: ["c"]) == 0, "nothing is left to be dropped"
+    assert [copy and copy.slide_id for copy in (*index.copies("c"), *index.copies("a"))] == ["c", None]
 
 
 def test_a_rebuild_holds_its_entries_and_what_was_put_and_withdrawn_meanwhile(

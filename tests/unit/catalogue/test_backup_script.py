@@ -28,6 +28,10 @@ def folder(tmp_path) -> Path:
         store.put(keys.owner_key(name), b"{}")
     planted.draft(store, "C", "a", "two words")
     planted.letter(store, planted.scan(store, "bad"))
+    slide, case = keys.ReportOwner("a"), keys.ReportOwner("C", is_case=True)
+    for key in (keys.signed_key(slide, "ab" * 32), keys.withdrawn_key(case)):
+        store.put(key, b"{}")
+    store.put(keys.citation_key(case, slide, "ab" * 32), b"{}")
     Audit(store).append("submitted", "us", {"slide_id": "a"})
     return tmp_path / "objects"
 

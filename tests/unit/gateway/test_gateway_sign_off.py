@@ -24,8 +24,9 @@ TEXT = "Colon, biopsy:\n  Adenoma"
 def digest(lab: GatewayLab) -> str:
     """Have a slide and a case drafted; return the digest of the slide's report."""
     drafts = ShelfLab(store=lab.store)
-    for name in ("S", "A", "B"):
-        drafts.scan(name)
+    drafts.scan("S")
+    for name in ("A", "B"):
+        drafts.scan(name, case_id="C", case_slides=("A", "B"))
     drafts.draft(case("C"), TEXT, "A", "B")
     return drafts.draft(slide("S"), "Colon:\n  Tumour").data.report_digest
 
@@ -41,7 +42,8 @@ def audited(lab: GatewayLab) -> list[tuple[str, str | None, str | None]]:
 
 
 def test_a_signature_holds_the_text_and_is_announced(client: Client, lab: GatewayLab, digest: str):
-    answer = client.post("/signatures", {"slide_id": "S", "text": f" {TEXT}\n", "stain": "HE"})
+    typed = f" {TEXT}\n".replace("\n", "\r\n")
+    answer = client.post("/signatures", {"slide_id": "S", "text": typed, "stain": "HE"})
     key = signed_key(slide("S"), digest)
 
     assert answer.status_code == 200
@@ -104,6 +106,10 @@ def test_a_withdrawn_case_is_signed_again_only_with_reinstate(client: Client, la
         ("/signatures", {"case_id": "S"}, (404, "case-unknown")),
         ("/signatures", {"slide_id": "S", "report_digest": "0" * 64}, (409, "case-undrafted")),
         ("/signatures", {"slide_id": "S", "text": " \n"}, (422, "signed-text-empty")),
+        ("/signatures", {"slide_id": "S", "text": "\u200b-."}, (422, "signed-text-empty")),
+        ("/signatures", {"slide_id": "S", "text": "Colon\x00"}, (422, "signed-text-unreadable")),
+        ("/signatures", {"slide_id": "S", "text": "\x1b[31mColon"}, (422, "signed-text-unreadable")),
+        ("/signatures", {"slide_id": "A"}, (409, "slide-of-case")),
         ("/signatures", {"slide_id": "S", "text": "x" * (65 << 10)}, (413, "signed-text-too-long")),
         ("/signatures", {"slide_id": "S", "text": "x" * (1 << 20)}, (413, "request-too-large")),
         ("/signatures", {"slide_id": "S", "case_id": "C"}, (422, "request-invalid")),
@@ -112,6 +118,7 @@ def test_a_withdrawn_case_is_signed_again_only_with_reinstate(client: Client, la
         ("/signatures", b"{", (400, "request-unreadable")),
         ("/withdrawals", {"slide_id": "nobody"}, (404, "case-unknown")),
         ("/withdrawals", {"slide_id": "S", "reason": "x" * 1001}, (422, "request-invalid")),
+        ("/withdrawals", {"slide_id": "A"}, (409, "slide-of-case")),
         ("/withdrawals", {"slide_id": "a/b"}, (404, "case-unknown")),
     ],
 )
@@ -134,6 +141,13 @@ def test_an_event_that_could_not_be_published_is_published_later(
     with running(Reminding(context(stop), lab.store, lab.bus, look_s=0.01, left_s=-60), stop):
         until(lambda: published(lab, CASE_WITHDRAWN), 60, "the event")
         until(lambda: not list(lab.store.list(OUTBOX)), 60, "its note to go")
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"{}", b"\xff", b"[" * 100_000], ids=len)
+def test_a_damaged_note_is_removed_and_stops_nothing(lab: GatewayLab, data: bytes):
+    lab.store.put(f"{OUTBOX}damaged.json", data)
+    assert announce_left(lab.store, lab.bus, before=float("inf")) == 0
+    assert not list(lab.store.list(OUTBOX))
 
 
 def test_a_note_that_somebody_may_be_about_to_remove_is_left_alone(lab: GatewayLab, client: Client, digest):

@@ -8,9 +8,10 @@ from random import Random
 import pytest
 from shelf_lab import ShelfLab, case, slide
 
-from histgen_lib.catalogue.keys import signed_key
+from histgen_lib.catalogue.keys import ReportOwner, case_slide_key, signed_key
 from histgen_lib.errors import InvalidInputError, TransientError
 from histgen_lib.pipeline.shelve import job as shelve
+from histgen_lib.retrieval.questions import Question
 from histgen_lib.testing import MemoryCaseIndex
 
 DRAFT = "Colon, biopsy:\n  Tumour"
@@ -95,15 +96,37 @@ def test_signing_again_brings_a_withdrawn_case_back_only_if_asked_for(lab: Shelf
     assert shown(lab) == (SIGNED, True)
 
 
-def test_the_index_is_compacted_after_every_withdrawal(lab: ShelfLab, monkeypatch):
+def test_what_is_withdrawn_is_dropped_from_storage_before_its_event_is_done(lab: ShelfLab, monkeypatch):
     """Also if the librarian was killed between removing the entries and that."""
     lab.deliver(lab.draft(slide("S"), DRAFT))
     event = lab.withdraw(slide("S"))
-    compacted: list[bool] = []
-    monkeypatch.setattr(lab.index, "compact", lambda: compacted.append(lab.entry("S") is None))
+    dropped: list[tuple[bool, list[str]]] = []
+    monkeypatch.setattr(
+        lab.index, "drop_withdrawn", lambda others: dropped.append((lab.entry("S") is None, others())) or 0
+    )
     lab.index.withdraw(["S"])
     assert lab.deliver(event)
-    assert compacted == [True]
+    assert dropped == [(True, ["S"])]
+
+
+def test_a_withdrawal_that_is_heard_again_after_it_ended_removes_nothing(lab: ShelfLab, monkeypatch):
+    """Not even for a moment: the index is large, and compacting it takes its time."""
+    lab.deliver(lab.draft(slide("S"), DRAFT))
+    event = lab.withdraw(slide("S"))
+    lab.deliver(event)
+    lab.deliver(lab.sign(slide("S"), SIGNED, reinstate=True)[1])
+    there: list[bool] = []
+    monkeypatch.setattr(lab.index, "drop_withdrawn", lambda _: there.append(lab.entry("S") is not None) or 0)
+    lab.deliver(event)
+    assert there == [True]
+    assert shown(lab) == (SIGNED, True)
+
+
+def test_what_a_killed_librarian_wrote_to_one_of_two_versions_is_not_done(lab: ShelfLab, monkeypatch):
+    event = lab.draft(slide("S"), DRAFT)
+    lab.deliver(event)
+    monkeypatch.setattr(lab.index, "copies", lambda slide_id: [lab.index.find(slide_id), None])
+    assert lab.librarian.find(event) is None
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -122,6 +145,12 @@ def test_any_order_and_any_repetition_ends_in_what_the_store_says(seed: int):
     assert shown(lab, "S") == (SIGNED, True)
     assert shown(lab, "T") is None
     assert shown(lab, "U") == ("Colon:\n  Tumour U", False)
+
+
+def join(lab: ShelfLab, owner: ReportOwner, slide_id: str) -> None:
+    """Have a slide's bag noted under the case that it belongs to now."""
+    if owner.is_case:
+        lab.store.put(case_slide_key(owner.id, slide_id), b"{}")
 
 
 class Interrupted(MemoryCaseIndex):
@@ -164,6 +193,31 @@ def test_every_slide_of_a_case_is_an_entry_with_the_cases_report():
     assert {name: lab.entry(name).owner for name in ("A", "B")} == {"A": "case/C", "B": "case/C"}
     assert lab.deliver(lab.withdraw(case("C")))
     assert not lab.index.entries
+
+
+@pytest.mark.parametrize("now_of", [{}, {"case_id": "D", "case_slides": ("A",)}], ids=["alone", "case D"])
+def test_a_withdrawn_slide_is_gone_though_the_index_has_it_under_the_case_that_it_was_taken_out_of(now_of):
+    lab = ShelfLab()
+    for name in ("A", "B"):
+        lab.scan(name, case_id="C", case_slides=("A", "B"))
+    lab.deliver(lab.draft(case("C"), DRAFT, "A", "B"))
+    lab.scan("A", **now_of)
+    owner = case("D") if now_of else slide("A")
+    join(lab, owner, "A")
+    assert lab.deliver(lab.withdraw(owner))
+    assert shown(lab, "A") is None
+    assert lab.entry("B").owner == "case/C"
+
+
+def test_a_slide_that_was_withdrawn_is_not_found_under_the_case_that_it_joins_later():
+    lab = ShelfLab()
+    lab.scan("A")
+    lab.deliver(lab.withdraw(slide("A")))
+    for name in ("A", "B"):
+        lab.scan(name, case_id="C", case_slides=("A", "B"))
+    assert lab.deliver(lab.draft(case("C"), DRAFT, "A", "B"))
+    assert shown(lab, "A") is None
+    assert shown(lab, "B") == (DRAFT, False)
 
 
 @pytest.mark.parametrize("order", list(permutations(range(2))))
@@ -218,3 +272,17 @@ def test_the_index_is_compacted_from_time_to_time(monkeypatch):
         event = lab.draft(slide(name), f"Colon:\n  {name}")
         job.run(event, event.data)
     assert compacted == [2, 4]
+
+
+def test_a_slide_never_finds_another_that_came_with_the_same_case_if_only_as_a_label():
+    """Each has a report of its own; both show the same patient."""
+    lab = ShelfLab()
+    for name, label in (("X", "L"), ("Y", "L"), ("Z", "M"), ("new", "L")):
+        lab.scan(name, ["colon", "tumour"], case_id=label)
+    for name in "XYZ":
+        lab.deliver(lab.draft(slide(name), f"Colon:\n  Tumour {name}"))
+    assert lab.entry("X").owner == "X"
+    for asked in ("X", "new"):
+        for region in (None, (0, 0, 100, 100)):
+            answer = lab.searcher.answer(Question(slide=asked, region=region, count=1))
+            assert [found.entry.slide_id for found in answer.found] == ["Z"]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
+import tiny_model
 from handmade_draft import make_draft, strange
 from PIL import Image
 from similar_cases import HERE, THERE, answer, checked_draft, similar_case
@@ -20,6 +22,7 @@ from histgen_lib.reports.pictures import (
     crop,
     pair_numbers,
     pair_squares,
+    read_square,
     thumbnail_webp,
 )
 from histgen_lib.reports.record import CaseSlide, SimilarPair
@@ -27,6 +30,7 @@ from histgen_lib.reports.renderers import file_names, render
 from histgen_lib.reports.renderers.draft_json import from_json, to_json
 from histgen_lib.reports.renderers.html import to_html
 from histgen_lib.reports.renderers.text import to_text
+from histgen_lib.slides import open_slide
 
 RNG = np.random.default_rng(1)
 HERE_PX, THERE_PX = (RNG.integers(0, 255, (PAIR_PX, PAIR_PX, 3), dtype=np.uint8) for _ in range(2))
@@ -209,3 +213,19 @@ def test_a_square_is_cut_out_of_the_thumbnail_where_it_lies():
     assert abs(edge[:100].mean() - 200) < 5
     assert (edge[-100:] == 255).all()
     assert Image.fromarray(edge).size == (PAIR_PX, PAIR_PX)
+
+
+def test_a_square_far_larger_than_a_slide_takes_no_more_memory_than_its_picture(tmp_path):
+    """A small slide beside one whose regions are large: it is a spot in the middle of glass."""
+    huge = Square(320 - 5_000_000, 320 - 5_000_000, 10_000_000)
+    small = Square(320 - 640, 320 - 640, 1280)
+    path = tiny_model.write_slide(tmp_path / "small.tif", side_px=640)
+    with open_slide(path, mpp=0.5) as slide:
+        thumbnail = thumbnail_webp(slide.thumbnail(640))
+        for show in (partial(read_square, slide, thumbnail=None), partial(crop, thumbnail, slide.size)):
+            assert (show(square=huge) == 255).mean() > 0.99
+            shown = show(square=small)
+            assert (shown[:79] == 255).all()
+            assert (shown[:, -79:] == 255).all()
+            whole = np.asarray(Image.fromarray(slide.thumbnail(640)).resize((160, 160)), float)
+            assert np.corrcoef(shown[80:240, 80:240].ravel(), whole.ravel())[0, 1] > 0.9

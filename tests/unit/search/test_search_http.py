@@ -75,6 +75,11 @@ def test_the_four_tasks_are_asked_by_their_fields(client: SearchClient, lab: Sea
         (b"[]", (400, "request-unreadable")),
         (b'{"text": "a", "text": "b"}', (400, "request-unreadable")),
         (b'{"text": NaN}', (400, "request-unreadable")),
+        (b'{"text": "\\ud800 tumour"}', (400, "request-unreadable")),
+        (b'{"text": "colon", "stain": "\\udfff"}', (400, "request-unreadable")),
+        (b"[" * 60_000, (400, "request-unreadable")),
+        ({"text": "a", "count": True}, (422, "request-invalid")),
+        ({"text": "a", "count": None}, (422, "request-invalid")),
         ({"text": 1}, (422, "request-invalid")),
         ({"text": "a", "patient": "x"}, (422, "request-invalid")),
         ({"text": "a", "find": "slides"}, (422, "request-invalid")),
@@ -83,6 +88,13 @@ def test_the_four_tasks_are_asked_by_their_fields(client: SearchClient, lab: Sea
         ({}, (422, "query-empty")),
         ({"text": ""}, (422, "query-empty")),
         ({"text": "  \n"}, (422, "query-empty")),
+        ({"text": "\x00\x1b\u200b"}, (422, "query-empty")),
+        ({"slide": "../../etc/passwd"}, (404, "query-slide-unknown")),
+        ({"slide": "b1", "region": [0.0, 0, 10, 10]}, (422, "query-region-malformed")),
+        ({"slide": "b1", "region": [-100, -100, 50, 50]}, (422, "query-region-outside")),
+        ({"slide": "b1", "region": [0, 0, 2**31, 1]}, (422, "query-region-malformed")),
+        ({"text": "colon", "region": [0, 0, 10, 10]}, (422, "query-region-malformed")),
+        ({"text": "colon", "organ": "' OR 1=1 --"}, (422, "organ-unknown")),
         ({"slide": "b1", "text": "colon"}, (422, "query-both")),
         ({"text": "a" * 60_000}, (413, "query-text-too-long")),
         ({"text": "a" * 1_000_000}, (413, "request-too-large")),
@@ -101,12 +113,20 @@ def test_bad_queries_are_refused_with_a_4xx_and_a_code(client: SearchClient, lab
     assert refusal(client.search(body)) == expected
 
 
-def test_no_value_of_a_request_is_repeated(client: SearchClient):
-    for body in ({"text": "Mustermann", "organ": "Erika"}, {"slide": "Mustermann"}, {"find": "Erika"}):
+def test_no_value_of_a_request_is_repeated(client: SearchClient, lab: SearchLab):
+    lab.bag("Mustermann", ["breast"])
+    bodies = (
+        {"text": "Mustermann", "organ": "Erika"},
+        {"slide": "Erika"},
+        {"slide": "Mustermann", "region": [4711, 0, 10, 10]},
+        {"find": "Erika"},
+        {"text": "Erika", "count": 4711},
+    )
+    for body in bodies:
         answer = client.search(body)
         assert answer.status_code >= 400
-        assert "Mustermann" not in answer.text
-        assert "Erika" not in answer.text
+        for value in ("Mustermann", "Erika", "4711"):
+            assert value not in answer.text
 
 
 @settings(max_examples=60)

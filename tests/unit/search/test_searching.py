@@ -156,6 +156,7 @@ def test_filters_leave_only_what_they_name(lab: SearchLab, filters, expected):
         (Question(text="colon", filters=Filters(since="20240101")), "query-date"),
         (Question(text="colon", filters=Filters(since="2024-02-02", until="2024-02-01")), "query-date"),
         (Question(text="colon", count=0), "query-count"),
+        (Question(text="\udce4 in Latin-1"), "request-invalid"),
         (Question(text="colon", count=101), "query-count"),
     ],
 )
@@ -224,14 +225,19 @@ def test_what_is_withdrawn_is_found_by_no_task_though_the_index_still_has_it(lab
     for number in range(30):
         lab.case(f"gone{number}", ["breast"], owner=f"gone{number}")
     lab.withdrawn |= {"case/K", *(f"gone{number}" for number in range(30))}
+    lab.case("taken-out", ["breast"], owner="case/M")
+    lab.withdrawn.add("taken-out")
     answer = ask(lab, count=3, **values)
     assert len(answer.found) == 3
-    assert not lab.withdrawn & {found.entry.owner for found in answer.found}
+    assert not lab.withdrawn & {
+        name for found in answer.found for name in (found.entry.owner, found.entry.slide_id)
+    }
 
 
-def test_a_withdrawn_slide_is_not_shown_either(lab: SearchLab):
+@pytest.mark.parametrize("withdrawn", ["case/K", "k1"])
+def test_a_withdrawn_slide_is_not_shown_either(lab: SearchLab, withdrawn: str):
     assert lab.searcher.case("k1").owner == "case/K"
-    lab.withdrawn.add("case/K")
+    lab.withdrawn.add(withdrawn)
     with pytest.raises(InvalidInputError) as caught:
         lab.searcher.case("k1")
     assert caught.value.code == "query-slide-unknown"
