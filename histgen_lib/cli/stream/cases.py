@@ -163,7 +163,7 @@ class _LeftOut:
 def _opened(
     index: str | None, endpoint: str | None, home: Path | None, *, new: bool = False
 ) -> Iterator[CaseIndex]:
-    """Open an index, which need not be there if it is `new`. Raises InvalidInputError("case-index-missing")."""
+    """Open an index. Raises InvalidInputError("case-index-missing"), unless it may be a `new` one."""
     from histgen_lib.client.home import StackHome, default_home
     from histgen_lib.retrieval import CaseIndexSettings, open_case_index
     from histgen_lib.retrieval.local import index_url
@@ -173,9 +173,8 @@ def _opened(
     os.umask(OWNER_ONLY)
     folder = StackHome(home or default_home(os.environ)).folder / "case-index"
     named = index or (None if home else os.environ.get("HISTGEN_CASE_INDEX")) or str(folder)
-    storage = StorageSettings(
-        index_url(named, new=new), endpoint or os.environ.get("HISTGEN_STORE_ENDPOINT") or None
-    )
+    endpoint = endpoint or os.environ.get("HISTGEN_STORE_ENDPOINT") or None
+    storage = StorageSettings(index_url(named, new=new), endpoint)
     with closing(open_case_index(CaseIndexSettings(storage))) as opened:
         yield opened
 
