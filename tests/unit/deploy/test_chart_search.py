@@ -60,6 +60,15 @@ def test_a_policy_lets_it_reach_triton_and_the_gateway_not():
     assert "gateway" not in named["values"]
 
 
+def test_a_policy_lets_all_that_use_an_index_in_s3_reach_it_though_the_store_is_a_folder():
+    values = merged(values_of("small-lab"), {"retrieval": {"index": "s3://lab/cases", "claim": ""}})
+    policies = {
+        one["metadata"]["name"]: one["spec"] for one in render(values) if one["kind"] == "NetworkPolicy"
+    }
+    (named,) = policies["lab-histgen-to-store"]["podSelector"]["matchExpressions"]
+    assert {"librarian", "search", "reporter"} <= set(named["values"])
+
+
 def test_it_is_reached_by_its_own_paths_behind_the_entrances_host():
     manifests = rendered(INDEX)
     (rule,) = of(manifests, "Ingress", "gateway")["spec"]["rules"]
