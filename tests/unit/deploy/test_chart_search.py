@@ -102,6 +102,8 @@ def test_an_index_in_a_folder_is_mounted_from_its_claim():
     [
         ({"retrieval": {"index": "file:/case-index"}}, "needs a claim"),
         ({"retrieval": {"index": "s3://lab/x", "claim": "c"}}, "needs a claim"),
+        ({"retrieval": {"index": "s3://histgen"}}, "of its own"),
+        ({"retrieval": {"index": "s3://histgen/lab/"}}, "of its own"),
         ({"retrieval": {"index": "s3://histgen/lab"}}, "of its own"),
         ({"retrieval": {"index": "s3://histgen/lab/index"}}, "of its own"),
         (merged(INDEX, set_at("settings.case_index", "s3://a/b")), "use retrieval.index"),
