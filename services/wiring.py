@@ -39,10 +39,20 @@ def bus_settings(settings: ServiceSettings) -> BusSettings:
     )
 
 
-def storage_settings(settings: ServiceSettings, url: str = "") -> StorageSettings:
-    """Return the object store's settings, or those of another place of the same storage at `url`."""
+def storage_settings(settings: ServiceSettings, case_index: str = "") -> StorageSettings:
+    """Return the object store's settings, or those of the case index, which has a place of its own there.
+
+    Raises FatalError("settings-invalid") for a case index in the store, or a store in the case index.
+    """
+    store, index = (f"{url.rstrip('/')}/" for url in (settings.store, case_index))
+    if case_index and (index.startswith(store) or store.startswith(index)):
+        raise FatalError(
+            "settings-invalid",
+            "The settings cannot be used: HISTGEN_CASE_INDEX and HISTGEN_STORE lie in each other.",
+            hint="Give the case index a folder or prefix of its own.",
+        )
     return StorageSettings(
-        url=url or settings.store,
+        url=case_index or settings.store,
         endpoint=settings.store_endpoint,
         region=settings.store_region,
         timeout_s=settings.store_timeout_s,

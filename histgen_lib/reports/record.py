@@ -231,7 +231,7 @@ class SimilarCase(_Record):
     score: float = Field(description="the mean of the best cosines of this slide's regions with its regions")
     organ: str
     diagnosis: str
-    text: str = Field(description="its report, cut after 1,500 characters")
+    text: str = Field(description='its report; of more than 1,500 characters the beginning, and "…"')
     mpp: float | None = Field(default=None, description="µm per level-0 px of its slide, if known")
     pairs: tuple[SimilarPair, ...] = Field(description="most alike first")
 

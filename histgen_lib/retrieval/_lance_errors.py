@@ -100,5 +100,5 @@ def _error(kind: str, where: str, name: str) -> HistgenError:
     if kind == "denied":
         return unusable(where, "access denied", hint="Check credentials, region and rights.")
     if kind == "bucket":
-        return unusable(where, "no such bucket", hint="Create it, or correct the index' URL and endpoint.")
+        return unusable(where, "no such bucket", hint="Create it, or correct the index's URL and endpoint.")
     return unusable(where, f"damaged: {name}")

@@ -27,7 +27,7 @@ from histgen_lib.storage import StorageSettings, folder_of, s3_credentials
 T = TypeVar("T")
 
 TABLES = "tables"
-"""The part of the index' keys below which the tables lie."""
+"""The part of the index's keys below which the tables lie."""
 
 _ATTEMPTS = 3
 _COPYING_S = 600.0

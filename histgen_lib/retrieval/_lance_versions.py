@@ -2,7 +2,7 @@
 
     versions/00000007.json   names the table of version 7; the highest number is the index
     versions/00000008.next   announces the table that will be version 8: it is being filled
-    withdrawn/<table>/…      owners that were withdrawn from that table, or while it was being filled
+    notes/<table>/…          owners that were withdrawn from that table, or while it was being filled
     tables/<table>.lance/…   LanceDB's
 
 Who writes an entry, or withdraws one, does so in the index and in the announced table, and looks again before
@@ -24,7 +24,7 @@ from histgen_lib.retrieval._lance_errors import storage_translated, unusable
 from histgen_lib.retrieval._lance_link import TABLES
 from histgen_lib.storage import JSON, ObjectInfo, ObjectStore
 
-_VERSIONS, _WITHDRAWN = "versions/", "withdrawn/"
+_VERSIONS, _WITHDRAWN = "versions/", "notes/"
 _NUMBER = ".json"
 _NEXT = ".next"
 

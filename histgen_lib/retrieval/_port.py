@@ -121,7 +121,7 @@ class Hit:
 
 @dataclass(frozen=True)
 class IndexState:
-    """What an index holds. `version` rises with every rebuild; `organs`: in use, sorted."""
+    """What an index holds. `version` rises with every rebuild and compaction; `organs`: in use, sorted."""
 
     version: int
     model: str

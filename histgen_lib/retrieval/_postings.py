@@ -94,7 +94,7 @@ class Postings:
             self._bytes[start : start + _CODED] = np.clip(np.rint(some), -127, 127)
 
     def estimate(self, queries: Floats, allowed: npt.NDArray[np.bool_], depth: int) -> Floats:
-        """Return an estimate of MaxSim float32[entries], for `FEW` vectors or less one that is hardly too low.
+        """Return an estimate of MaxSim float32[entries], hardly too low for `FEW` vectors or less.
 
         `allowed` bool[entries]: which of them count; only the best `depth` of these are of interest.
         """
@@ -139,8 +139,7 @@ class Postings:
         files = np.argsort(-values)
         ends = np.cumsum(self._lengths[files])
         best = np.full(len(allowed), -np.inf, np.float32)
-        margin, bound = np.float32(0.0), np.float32(1.0)
-        start, wanted = 0, _FIRST
+        margin, start, wanted = np.float32(0.0), 0, _FIRST
         while True:
             end = max(start + 1, int(np.searchsorted(ends, wanted, side="right")))
             margin = max(margin, self._look(query, values, files[start:end], best))
@@ -150,12 +149,13 @@ class Postings:
             least = np.partition(best[allowed], -depth)[-depth]
             bound = values[files[start]] + margin
             if bound < least:
-                return np.maximum(best, bound, out=best)
+                np.maximum(best, bound, out=best)
+                return best
             near = int(np.searchsorted(-values[files], margin - least))
             wanted = min(int(ends[start - 1]) + _IN_ONE_GO, int(ends[max(start, near - 1)]))
 
     def _look(self, query: Floats, values: Floats, files: Slots, best: Floats) -> np.float32:
-        """Write what is better than `best`; return by how much nearly no region is nearer than its centroid."""
+        """Write what is better than `best`; return how much nearer than centroids nearly all regions are at most."""
         found: Floats = self._listed(self._bytes, files).astype(np.float32) @ query
         slots = self._listed(self._slots, files)
         better = np.flatnonzero(found > best[slots])

@@ -21,7 +21,7 @@ def answer_json(answer: Answer, *, behind_s: float = 0.0) -> dict[str, Any]:
 
 
 def state_json(state: IndexState, *, behind_s: float = 0.0) -> dict[str, Any]:
-    """Return an index' state."""
+    """Return an index's state."""
     return {
         "version": state.version,
         "model": state.model,

@@ -30,17 +30,18 @@ def open_local(index: str, model: Path, bag: Bag | None = None) -> Iterator[Sear
         yield Searcher(opened, network, bag=bag)
 
 
-def index_url(index: str) -> str:
-    """Return where an index is: a folder that exists, or "s3://bucket/prefix".
+def index_url(index: str, *, new: bool = False) -> str:
+    """Return where an index is: "s3://bucket/prefix", or a folder, which exists unless the index is `new`.
 
     Raises InvalidInputError("case-index-missing").
     """
-    if index.startswith(("s3://", "file:")):
+    if index.startswith("s3://"):
         return index
-    if not Path(index).is_dir():
+    folder = Path(index.removeprefix("file:"))
+    if not new and not folder.is_dir():
         raise InvalidInputError(
             "case-index-missing",
-            f"There is no case index at {index}.",
+            f"There is no case index at {folder}.",
             hint="Give the folder that HISTGEN_CASE_INDEX names, or one that a stack or a script has filled.",
         )
-    return f"file:{Path(index).absolute()}"
+    return f"file:{folder.absolute()}"

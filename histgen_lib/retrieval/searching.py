@@ -94,7 +94,7 @@ class Searcher:
 
     `network`: None for a model without one. `store`: where slides that are not in the index have their bags;
     None: there are no others. `bag`: a bag to ask about in place of the store's, by its slide's id. `state`:
-    the index' state, if somebody keeps it at hand; else the index is asked. `withdrawn`: names of owners
+    the index's state, if somebody keeps it at hand; else the index is asked. `withdrawn`: names of owners
     that are not to be found, and of slides, whatever the index says. `readers`: how many searches read bags
     from the store at a time.
     """
@@ -144,7 +144,7 @@ class Searcher:
         return entry
 
     def _state(self, organ: str) -> IndexState:
-        """Return the index' state, and refuse an organ that is not in it, nor came to it just now."""
+        """Return the index's state, and refuse an organ that is not in it, nor came to it just now."""
         known = self.state()
         try:
             if known is not None:

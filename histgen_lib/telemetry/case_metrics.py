@@ -46,7 +46,7 @@ CASE_INDEX_BYTES = Gauge(
 )
 CASE_INDEX_VERSION = Gauge(
     "histgen_case_index_version",
-    "The version of the case index that is searched here; it rises with every rebuild.",
+    "The version of the case index that is searched here; it rises with every rebuild and compaction.",
     registry=REGISTRY,
 )
 CASE_INDEX_BEHIND = Gauge(

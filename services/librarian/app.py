@@ -53,7 +53,7 @@ def make_librarian(settings: LibrarianSettings) -> Handler:
             f"The model {folder.name} has no retrieval network, so there is no case index to keep.",
             hint="Train one into the model folder, or do not start the librarian.",
         )
-    index = open_case_index(CaseIndexSettings(storage_settings(settings, url=settings.case_index)))
+    index = open_case_index(CaseIndexSettings(storage_settings(settings, settings.case_index)))
     store = open_store(storage_settings(settings))
     job = ShelveJob(store, index, network, folder.name, settings.compact_every)
     return JobHandler(job, "librarian")

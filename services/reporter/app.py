@@ -72,7 +72,7 @@ def _nearest_cases(settings: ReporterSettings, store: ObjectStore) -> NearestCas
 
     if settings.case_index is None or not settings.similar_cases:
         return None
-    where = CaseIndexSettings(storage_settings(settings, url=settings.case_index))
+    where = CaseIndexSettings(storage_settings(settings, settings.case_index))
     nearest = NearestCases(
         lambda: open_case_index(where), store, count=settings.similar_cases, limit_s=settings.similar_s
     )

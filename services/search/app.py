@@ -93,5 +93,5 @@ def build(
 def _open_index(settings: SearchSettings) -> CaseIndex:
     from histgen_lib.retrieval import open_case_index  # loads the database, which the start need not wait for
 
-    storage = storage_settings(settings, url=settings.case_index)
+    storage = storage_settings(settings, settings.case_index)
     return open_case_index(CaseIndexSettings(storage, resident=True))

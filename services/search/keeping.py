@@ -61,7 +61,7 @@ class Holding:
 
     @property
     def state(self) -> IndexState:
-        """The index' state as last known. Raises TransientError("case-index-loading")."""
+        """The index's state as last known. Raises TransientError("case-index-loading")."""
         if self._state is None:
             raise _LOADING
         return self._state

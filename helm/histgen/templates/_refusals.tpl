@@ -38,7 +38,8 @@
 {{- if and $values.ingress.enabled (not $values.ingress.host) }}{{ fail "\n\ningress.host is missing." }}{{ end }}
 {{- if and $values.ingress.enabled (not $values.ingress.tlsSecretName) (not $values.ingress.insecure) }}{{ fail "\n\ningress.tlsSecretName is missing: tokens would be readable on the way. If TLS ends before the ingress, set ingress.insecure." }}{{ end }}
 {{- if ne (hasPrefix "file:" $values.retrieval.index) (not (empty $values.retrieval.claim)) }}{{ fail "\n\nretrieval.index and retrieval.claim: an index in a folder (file:) needs a claim that all pods can mount (ReadWriteMany), and only that does." }}{{ end }}
-{{- if hasPrefix (printf "%s/" (trimSuffix "/" $values.store.url)) (printf "%s/" $values.retrieval.index) }}{{ fail "\n\nretrieval.index lies in the store: the index needs a folder or prefix of its own." }}{{ end }}
+{{- $storePlace := printf "%s/" (trimSuffix "/" $values.store.url) }}{{ $indexPlace := printf "%s/" (trimSuffix "/" $values.retrieval.index) }}
+{{- if and $values.retrieval.index (or (hasPrefix $storePlace $indexPlace) (hasPrefix $indexPlace $storePlace)) }}{{ fail "\n\nretrieval.index lies in the store, or the store in it: the index needs a folder or prefix of its own." }}{{ end }}
 {{- $names := list }}
 {{- range $table.all }}{{ $names = append $names .name }}{{ end }}
 {{- range $name, $_ := $values.services }}

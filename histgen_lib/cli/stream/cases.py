@@ -59,7 +59,7 @@ def compact(
     home: Home = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Drop what is withdrawn or replaced from the index' storage, and index what is new.
+    """Drop what is withdrawn or replaced from the index's storage, and index what is new.
 
     The librarian does so after every withdrawal, and from time to time.
     """
@@ -92,7 +92,7 @@ def rebuild(
 
     network, objects = _network(model), reach(home, store=store, store_endpoint=store_endpoint).store()
     left_out = _LeftOut()
-    with _opened(index, store_endpoint, home) as opened:
+    with _opened(index, store_endpoint, home, new=True) as opened:
         found = opened.rebuild(
             network.digest, lambda: stored_entries(objects, network, left_out), progress=_Progress()
         )
@@ -132,7 +132,7 @@ def index_folder(
         read_annotation(annotation), splits or ["train"], index_files(bags, BAG_SUFFIXES), allow_missing=True
     )
     cases = [(one.case.id, one.case.report, one.paths) for split in matched for one in split.found]
-    with _opened(str(folder), None, None) as opened:
+    with _opened(str(folder), None, None, new=True) as opened:
         found = opened.rebuild(
             network.digest,
             lambda: folder_entries(cases, network, left_out, synthetic=synthetic),
@@ -160,17 +160,21 @@ class _LeftOut:
 
 
 @contextmanager
-def _opened(index: str | None, endpoint: str | None, home: Path | None) -> Iterator[CaseIndex]:
+def _opened(
+    index: str | None, endpoint: str | None, home: Path | None, *, new: bool = False
+) -> Iterator[CaseIndex]:
+    """Open an index. Raises InvalidInputError("case-index-missing"), unless it may be a `new` one."""
     from histgen_lib.client.home import StackHome, default_home
     from histgen_lib.retrieval import CaseIndexSettings, open_case_index
+    from histgen_lib.retrieval.local import index_url
     from histgen_lib.secret import OWNER_ONLY
     from histgen_lib.storage import StorageSettings
 
     os.umask(OWNER_ONLY)
     folder = StackHome(home or default_home(os.environ)).folder / "case-index"
     named = index or (None if home else os.environ.get("HISTGEN_CASE_INDEX")) or str(folder)
-    url = named if named.startswith(("s3://", "file:")) else f"file:{Path(named).absolute()}"
-    storage = StorageSettings(url, endpoint or os.environ.get("HISTGEN_STORE_ENDPOINT") or None)
+    endpoint = endpoint or os.environ.get("HISTGEN_STORE_ENDPOINT") or None
+    storage = StorageSettings(index_url(named, new=new), endpoint)
     with closing(open_case_index(CaseIndexSettings(storage))) as opened:
         yield opened
 

@@ -110,6 +110,11 @@ class NearestCases:
             self._asking.release()
 
 
+def shorten(report: str) -> str:
+    """Cut a report that is too long to be shown; it then ends with "…", so that nobody takes it for whole."""
+    return report if len(report) <= MOST_CHARACTERS else f"{report[: MOST_CHARACTERS - 1].rstrip()}…"
+
+
 def no_answer(why: SimilarAnswer, model: str) -> SimilarCases:
     """Return an answer without cases."""
     return SimilarCases(answer=why, model=model, index_version=None, cases=())
@@ -168,7 +173,7 @@ class _Search:
             score=round(hit.score, 4),
             organ=entry.organ,
             diagnosis=entry.diagnosis,
-            text=entry.text[:MOST_CHARACTERS],
+            text=shorten(entry.text),
             mpp=cited.slide.mpp if cited else None,
             pairs=tuple(self._pairs(hit)),
         )

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from case_entries import MODEL, entry, like
 from servers.s3_servers import S3ProxyServer, S3Server
 from waiting import until
 
+from histgen_lib.catalogue.keys import ReportOwner, signed_key, withdrawn_key
 from histgen_lib.errors import FatalError, HistgenError, TransientError
 from histgen_lib.retrieval import CaseEntry, CaseIndex, CaseIndexSettings, Filters, open_case_index
 from histgen_lib.storage import StorageSettings, open_store
@@ -354,3 +356,17 @@ def test_an_index_opened_before_a_fork_says_so_in_the_child(
     """LanceDB would wait for ever, for threads that are not there."""
     storage = StorageSettings(f"file:{tmp_path / 'index'}")
     run_writer(storage, "fork")
+
+
+def test_what_people_said_survives_in_a_store_that_lies_in_the_same_place(tmp_path):
+    """The services refuse such a place; whoever names it on a command line must lose nothing."""
+    storage = StorageSettings(f"file:{tmp_path}")
+    store = open_store(storage)
+    kept = [withdrawn_key(ReportOwner("S")), signed_key(ReportOwner("S"), "ab" * 32)]
+    for key in kept:
+        store.put(key, b"{}")
+    with closing(open_case_index(CaseIndexSettings(storage))) as index:
+        index.put([entry("a", 1), entry("b", 2)])
+        index.withdraw(["a"])
+        index.compact()
+    assert all(store.head(key) for key in kept)

@@ -98,6 +98,15 @@ def test_an_index_that_is_not_there_and_a_model_that_cannot_compare_are_refused(
     assert "error[model-no-retrieval]" in printed
 
 
+@pytest.mark.parametrize("command", ["state", "compact"])
+def test_an_index_that_is_not_there_is_not_made_by_looking_at_it(histgen, tmp_path, command):
+    missing = tmp_path / "nowhere"
+    for index in (missing, f"file:{missing}"):
+        code, _, printed = histgen("cases", command, "--index", index)
+        assert (code, "error[case-index-missing]" in printed) == (65, True)
+    assert not missing.exists()
+
+
 def test_model_info_says_how_often_lines_were_flagged_when_that_was_measured(histgen, tmp_path):
     figures = {"threshold": 0.3125, "right": 120, "right_flagged": 3, "wrong": 80, "wrong_flagged": 62}
     model = checking_model(tmp_path / "model", 0.3, fields={"grade": figures}, unchecked=["mitotic_score"])

@@ -60,6 +60,15 @@ def test_a_policy_lets_it_reach_triton_and_the_gateway_not():
     assert "gateway" not in named["values"]
 
 
+def test_a_policy_lets_all_that_use_an_index_in_s3_reach_it_though_the_store_is_a_folder():
+    values = merged(values_of("small-lab"), {"retrieval": {"index": "s3://lab/cases", "claim": ""}})
+    policies = {
+        one["metadata"]["name"]: one["spec"] for one in render(values) if one["kind"] == "NetworkPolicy"
+    }
+    (named,) = policies["lab-histgen-to-store"]["podSelector"]["matchExpressions"]
+    assert {"librarian", "search", "reporter"} <= set(named["values"])
+
+
 def test_it_is_reached_by_its_own_paths_behind_the_entrances_host():
     manifests = rendered(INDEX)
     (rule,) = of(manifests, "Ingress", "gateway")["spec"]["rules"]
@@ -93,6 +102,8 @@ def test_an_index_in_a_folder_is_mounted_from_its_claim():
     [
         ({"retrieval": {"index": "file:/case-index"}}, "needs a claim"),
         ({"retrieval": {"index": "s3://lab/x", "claim": "c"}}, "needs a claim"),
+        ({"retrieval": {"index": "s3://histgen"}}, "of its own"),
+        ({"retrieval": {"index": "s3://histgen/lab/"}}, "of its own"),
         ({"retrieval": {"index": "s3://histgen/lab"}}, "of its own"),
         ({"retrieval": {"index": "s3://histgen/lab/index"}}, "of its own"),
         (merged(INDEX, set_at("settings.case_index", "s3://a/b")), "use retrieval.index"),

@@ -230,8 +230,9 @@ def test_a_withdrawn_case_is_not_cited_though_the_index_still_has_it(lab):
     assert cited(lab) == []
 
 
-def test_a_report_that_was_begun_before_a_case_was_withdrawn_chooses_anew(lab):
-    lab.beside(lab.signed("a")).draft(lab.ready)
+@pytest.mark.parametrize("owner", ["a", "case/C"])
+def test_a_report_that_was_begun_before_a_case_or_its_slide_was_withdrawn_chooses_anew(lab, owner):
+    lab.beside(lab.signed("a", owner=owner)).draft(lab.ready)
     forget(lab, "draft.json", "digests.json")
     lab.lab.store.put("withdrawn/a.json", b"{}")
     lab.beside(lab.signed("b", 6)).draft(lab.ready)

@@ -94,6 +94,7 @@ def test_a_long_report_is_cut():
     (case,) = nearest(index_of(signed("a", text="x" * 5000))).cases
 
     assert len(case.text) == 1500
+    assert case.text.endswith("…")
 
 
 # -- what is never found

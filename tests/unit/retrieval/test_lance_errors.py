@@ -1,4 +1,4 @@
-"""Every failure of LanceDB becomes one of the case index' errors, and says nothing that it should not."""
+"""Every failure of LanceDB becomes one of the case index's errors, and says nothing that it should not."""
 
 from __future__ import annotations
 

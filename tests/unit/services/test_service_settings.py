@@ -223,6 +223,18 @@ def test_settings_reach_the_parts_of_a_worker(monkeypatch):
     assert bus_settings(settings).url == "embedded:/lab/bus.db"
 
 
+@pytest.mark.parametrize(
+    "index", ["s3://lab/histgen", "s3://lab/histgen/", "s3://lab/histgen/cases", "s3://lab", "s3://lab/"]
+)
+def test_a_case_index_in_the_store_and_a_store_in_the_case_index_are_refused(monkeypatch, index):
+    monkeypatch.setenv("HISTGEN_STORE", "s3://lab/histgen")
+    settings = ServiceSettings.load()
+    with pytest.raises(FatalError, match="HISTGEN_CASE_INDEX"):
+        storage_settings(settings, index)
+    for beside in ("s3://lab/histgen-cases", "s3://cases/histgen", "s3://lab/cases"):
+        assert storage_settings(settings, beside).url == beside
+
+
 @pytest.mark.parametrize("service", ["tiler", "reporter"])
 def test_a_workers_parent_process_loads_no_model_and_no_pixels(service):
     heavy = ["onnxruntime", "cv2", "openslide", "pyarrow", "tritonclient", "boto3", "kafka", "torch", "PIL"]
