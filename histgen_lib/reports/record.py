@@ -228,7 +228,9 @@ class SimilarCase(_Record):
     slide_id: str = Field(description="its slide that looks most alike")
     case_id: str | None = Field(default=None, description="its case, if it has one report of several slides")
     report_digest: str = Field(description="of the report that covers it")
-    score: float = Field(description="the mean of the best cosines of this slide's regions with its regions")
+    score: float = Field(
+        description="the cosine of its slide's vector with this one's; with several slides the mean"
+    )
     organ: str
     diagnosis: str
     text: str = Field(description='its report; of more than 1,500 characters the beginning, and "…"')

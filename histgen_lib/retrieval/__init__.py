@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from histgen_lib.lazy import lazily
+from histgen_lib.retrieval._maxsim import pairs_of
 from histgen_lib.retrieval._port import (
     CaseEntry,
     CaseIndex,
@@ -36,6 +37,7 @@ __all__ = [
     "Query",
     "Vectors",
     "open_case_index",
+    "pairs_of",
 ]
 
 __getattr__ = lazily(__name__, {"_lance": "open_case_index"})

@@ -155,7 +155,7 @@ class Postings:
             wanted = min(int(ends[start - 1]) + _IN_ONE_GO, int(ends[max(start, near - 1)]))
 
     def _look(self, query: Floats, values: Floats, files: Slots, best: Floats) -> np.float32:
-        """Write what is better than `best`; return by how much hardly any region is nearer than its centroid."""
+        """Write what is better than `best`; return by how much regions are nearer than centroids at most."""
         found: Floats = self._listed(self._bytes, files).astype(np.float32) @ query
         slots = self._listed(self._slots, files)
         better = np.flatnonzero(found > best[slots])

@@ -35,7 +35,7 @@ class Route:
 
 
 ROUTES: dict[tuple[Kind, Find], Route] = {
-    ("slide", "cases"): Route("parts", "regions"),
+    ("slide", "cases"): Route("whole", "slides"),
     ("region", "cases"): Route("parts", "regions"),
     ("text", "cases"): Route("whole", "slides"),
     ("slide", "reports"): Route("whole", "texts"),

@@ -22,7 +22,7 @@ from histgen_lib.errors import HistgenError
 from histgen_lib.pipeline.draft.kin import Kin
 from histgen_lib.pipeline.draft.support import Seen, region_of
 from histgen_lib.reports.record import Region, SimilarAnswer, SimilarCase, SimilarCases, SimilarPair
-from histgen_lib.retrieval import CaseEntry, CaseIndex, Filters, Hit, Query
+from histgen_lib.retrieval import CaseEntry, CaseIndex, Filters, Hit, Query, pairs_of
 from histgen_lib.storage import ObjectStore
 from histgen_lib.telemetry import get_logger
 
@@ -148,9 +148,9 @@ class _Search:
             asked *= 2
 
     def _query(self, count: int, without: frozenset[str]) -> Query:
-        vectors = np.concatenate([one.vectors.regions for one in self.seen])
+        vectors = np.stack([one.vectors.slide for one in self.seen])
         filters = Filters(signed=True, synthetic=False, without=without)
-        return Query(vectors, "regions", self.model, count, filters)
+        return Query(vectors, "slides", self.model, count, filters)
 
     def _is_citable(self, entry: CaseEntry, passed: set[str]) -> bool:
         """Check again what the index was asked for: a case that must not be cited is never cited."""
@@ -175,17 +175,18 @@ class _Search:
             diagnosis=entry.diagnosis,
             text=shorten(entry.text),
             mpp=cited.slide.mpp if cited else None,
-            pairs=tuple(self._pairs(hit)),
+            pairs=tuple(self._pairs(entry)),
         )
 
-    def _pairs(self, hit: Hit) -> Iterator[SimilarPair]:
+    def _pairs(self, entry: CaseEntry) -> Iterator[SimilarPair]:
         """Yield the pairs that are most alike, no region twice."""
+        regions = np.concatenate([one.vectors.regions for one in self.seen])
         places = [(one.slide_id, region) for one in self.seen for region in one.regions()]
         used: set[tuple[str, Region]] = set()
-        for pair in hit.pairs:
+        for pair in pairs_of(regions, entry.vectors):
             slide_id, here = places[pair.here]
             there = region_of(pair.box)
-            both = {(slide_id, here), (f"/{hit.entry.slide_id}", there)}
+            both = {(slide_id, here), (f"/{entry.slide_id}", there)}
             if both & used:
                 continue
             used |= both

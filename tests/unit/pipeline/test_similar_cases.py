@@ -58,8 +58,11 @@ def nearest(index: MemoryCaseIndex, store: ObjectStore | None = None, kin: Kin |
 
 
 def test_the_nearest_come_first_with_their_reports_and_their_regions():
-    near = signed("near", near=seen().vectors.regions[0], diagnosis="Fibroadenoma", organ="Breast")
-    answer = nearest(index_of(signed("far", 5), near), count=2)
+    """Near is what has a slide's vector near to this one's; regions that are alike do not make it so."""
+    near = signed("near", near=seen().vectors.slide, diagnosis="Fibroadenoma", organ="Breast")
+    far = signed("far", 5)
+    far = replace(far, vectors=replace(far.vectors, regions=seen().vectors.regions))
+    answer = nearest(index_of(far, near), count=2)
     first, second = answer.cases
 
     assert (answer.answer, answer.model, answer.index_version) == ("answered", MODEL, 1)

@@ -72,6 +72,14 @@ def test_a_slide_and_words_find_reports_by_what_was_written(lab: SearchLab):
     assert ids(ask(lab, slide="seen", find="reports"))[0] == "written"
 
 
+def test_whole_slides_are_ranked_by_their_own_vectors_and_regions_by_regions(lab: SearchLab):
+    (entry,) = [one for one in lab.index.copies("c2") if one]
+    vectors = replace(entry.vectors, slide=-entry.vectors.slide)
+    lab.index.put([replace(entry, slide_id="x", owner="x", vectors=vectors)])
+    assert ids(ask(lab, slide="c2", count=100))[-1] == "x"
+    assert ids(ask(lab, slide="c2", region=(0, 0, 2 * SPAN_PX, SPAN_PX)))[0] == "x"
+
+
 def test_every_task_has_a_route(lab: SearchLab):
     assert set(ROUTES) == {(k, f) for k in ("slide", "region", "text") for f in ("cases", "reports")}
 
