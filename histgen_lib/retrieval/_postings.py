@@ -35,7 +35,7 @@ _FIRST, _IN_ONE_GO = 8_000, 64_000
 """Regions that each of few vectors meets first, and those that it meets at a time after that."""
 _MOSTLY = 0.999
 """So many regions are no further from their centroids than those in other files are thought to be."""
-_MOST = 60_000
+_MOST = 50_000
 """Regions that each of more vectors meets."""
 
 
