@@ -126,7 +126,8 @@ class Postings:
         within = max(1, int(np.searchsorted(np.cumsum(self._lengths[files]), _MOST, side="right")))
         files = files[:within][::-1]
         best = np.full(entries, values[files[0]], np.float32)
-        best[self._listed(self._slots, files)] = np.repeat(values[files], self._lengths[files])
+        for file in files:
+            best[self._slots[self._starts[file] : self._starts[file + 1]]] = values[file]
         return best
 
     def _closely(self, query: Floats, values: Floats, allowed: npt.NDArray[np.bool_], depth: int) -> Floats:
