@@ -48,8 +48,9 @@ class Notice:
 
 UNSUPPORTED = "No region of the slide supports this."
 SIMILARITY = (
-    "The number says how alike the two slides look to the retrieval network, region by region: 1.00 is no "
-    "difference that it can see. It is not a probability, and no diagnosis follows from it."
+    "The number says how alike the two slides as a whole look to the retrieval network; the one between two "
+    "pictures, how alike these regions do. 1.00 is no difference that it can see. It is not a probability, "
+    "and no diagnosis follows from it."
 )
 OTHER_CASES = "Signed reports of other cases: nothing in them was found on this slide."
 
