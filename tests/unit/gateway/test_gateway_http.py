@@ -65,7 +65,7 @@ def test_whole_numbers_and_nulls_are_accepted(client: Client, lab: GatewayLab):
         ({"uri": "s3://lab/a.svs", "slide_id": "a/b"}, (422, "slide-id-invalid")),
         ({"uri": "s3://lab/a.svs", "mpp": 50}, (422, "slide-mpp-implausible")),
         ({"uri": "s3://lab/a.svs", "case": {"id": "C", "slides": ["b"]}}, (422, "case-invalid")),
-        ({"uri": "s3://lab/\ud800.svs"}, (422, "request-invalid")),
+        ({"uri": "s3://lab/\ud800.svs"}, (400, "request-unreadable")),
     ],
 )
 def test_refusals_have_a_code_and_a_hint_and_leave_nothing(client: Client, lab: GatewayLab, body, expected):
