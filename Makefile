@@ -42,7 +42,7 @@ define side_by_side
 endef
 
 test: setup lint ## set up, lint, run the tests of units, contracts and services (half an hour)
-	$(call side_by_side,units,tests/unit tests/contract,tests/integration)
+	$(call side_by_side,units,tests/unit tests/contract --ignore=tests/contract/bus,tests/integration tests/contract/bus)
 
 test-e2e: setup ## run whole stacks as users do, and kill their parts (a quarter of an hour)
 	$(call side_by_side,chaos,tests/chaos,tests/e2e tests/gpu)
