@@ -60,6 +60,7 @@ class Container:
             "HISTGEN_REVISION": "tried",
             "HISTGEN_BUS": "embedded:/store/bus.db",
             "HISTGEN_STORE": "file:/store/objects",
+            "HISTGEN_CASE_INDEX": "file:/store/case-index",
             "HISTGEN_ROOTS": "/slides",
             "HISTGEN_PORT": str(self.port),
             "HISTGEN_HOST": "127.0.0.1",  # the tests' machine is no container's network
