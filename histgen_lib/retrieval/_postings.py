@@ -31,6 +31,8 @@ _LEAST_SPAN = 0.5
 """Numbers of unit vectors that a byte can hold, at least; larger ones, of few regions, are cut."""
 FEW = 2
 """So few vectors are compared with the regions that they meet, not only with the centroids of these."""
+_ONE_BY_ONE = 8
+"""More vectors than that are looked up together where they are much alike: it takes less time."""
 _FIRST, _IN_ONE_GO = 8_000, 64_000
 """Regions that each of few vectors meets first, and those that it meets at a time after that."""
 _MOSTLY = 0.999
@@ -45,8 +47,8 @@ class Codebook:
     def __init__(self, sample: Floats, count: int, rng: np.random.Generator) -> None:
         self.centroids = _centroids(sample, count, rng)
         self._heads = _centroids(self.centroids, max(1, round(math.sqrt(count))), rng)
-        nearest = (self.centroids @ self._heads.T).argmax(axis=1)
-        self._members = [np.flatnonzero(nearest == head) for head in range(len(self._heads))]
+        self.groups = (self.centroids @ self._heads.T).argmax(axis=1)
+        self._members = [np.flatnonzero(self.groups == head) for head in range(len(self._heads))]
 
     def codes(self, vectors: Floats) -> Codes:
         """Return the number of each vector's nearest centroid, or of one as good as that."""
@@ -99,13 +101,16 @@ class Postings:
         `allowed` bool[entries]: which of them count; only the best `depth` of these are of interest.
         """
         cosines = queries @ self._codebook.centroids.T
-        few = len(queries) <= FEW
+        if len(queries) <= FEW:
+            found = [
+                self._closely(q, values, allowed, depth) for q, values in zip(queries, cosines, strict=True)
+            ]
+            best: Floats = np.mean(found, axis=0)
+            return best
         total = np.zeros(len(allowed), np.float32)
-        for query, values in zip(queries, cosines, strict=True):
-            total += (
-                self._closely(query, values, allowed, depth) if few else self._roughly(values, len(total))
-            )
-        total /= np.float32(len(queries))
+        for alike in self._alike(cosines):
+            share = np.float32(len(alike) / len(queries))
+            total += self._roughly(share * cosines[alike].mean(axis=0), len(total))
         return total
 
     def interact(self, queries: Floats, codes: Codes, starts: Slots) -> Floats:
@@ -114,6 +119,12 @@ class Postings:
         best = np.maximum.reduceat(np.take(cosines, codes, axis=1), starts, axis=1)
         estimates: Floats = best.mean(axis=0)
         return estimates
+
+    def _alike(self, cosines: Floats) -> list[Slots]:
+        """Return the numbers of query vectors; of many, those of one group of centroids together."""
+        nearest = cosines.argmax(axis=1)
+        groups = self._codebook.groups[nearest] if len(nearest) > _ONE_BY_ONE else np.arange(len(nearest))
+        return [np.flatnonzero(groups == group) for group in np.unique(groups)]
 
     def _roughly(self, values: Floats, entries: int) -> Floats:
         """Return, for each entry, the cosine of the nearest centroid that it was met under.
