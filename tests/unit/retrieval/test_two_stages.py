@@ -52,13 +52,16 @@ def recall(found: list[int], scores: Floats) -> float:
 
 
 @pytest.mark.usefixtures("filed")
-@pytest.mark.parametrize(("make", "queries"), [(tissue, 1), (tissue, REGIONS), (directions, REGIONS)])
+@pytest.mark.parametrize(
+    ("make", "queries"),
+    [(tissue, 1), (tissue, 2), (tissue, REGIONS), (tissue, 20), (directions, REGIONS), (directions, 2)],
+)
 def test_two_stages_find_what_comparing_all_finds(make: Callable[[int], Maker], queries: int) -> None:
     """Also among random directions, where estimates say little: then more are compared."""
     regions = many(make(SIZE), SLIDES, REGIONS, SIZE)
     view = shard_of(entries_of(regions)).view()
     assert view.postings is not None
-    asked = make(SIZE)(12, REGIONS, np.random.default_rng(5))[:, :queries]
+    asked = make(SIZE)(12, 20, np.random.default_rng(5))[:, :queries]
     assert np.mean([recall(ids(view, some), exact(regions, some)) for some in asked]) >= 0.98
 
 
