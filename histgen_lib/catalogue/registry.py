@@ -118,6 +118,12 @@ def find_announcement(store: ObjectStore, slide_id: str) -> Announcement | None:
     return read_announcement(data, slide_id) or recover_announcement(store, slide_id, data or b"")
 
 
+def covering_owner(store: ObjectStore, slide_id: str) -> keys.ReportOwner | None:
+    """Return whose report covers a slide, by its latest event; None if nobody announced it."""
+    found = find_announcement(store, slide_id)
+    return keys.ReportOwner.of(found.data) if found else None
+
+
 def find_event(store: ObjectStore, slide_id: str) -> Event | None:
     """Return the event of `find_announcement`."""
     found = find_announcement(store, slide_id)

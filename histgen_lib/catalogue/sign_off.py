@@ -16,7 +16,7 @@ from histgen_lib.catalogue.cited import drafts_citing
 from histgen_lib.catalogue.keys import ReportOwner, case_prefix, scanned_key, withdrawn_key
 from histgen_lib.catalogue.outbox import announce
 from histgen_lib.catalogue.pointers import BY_REPORT, latest_of, named_drafts
-from histgen_lib.catalogue.registry import check_name, find_announcement
+from histgen_lib.catalogue.registry import check_name, covering_owner
 from histgen_lib.catalogue.signing import Signature, Withdrawal, is_withdrawn, signature_of
 from histgen_lib.errors import InvalidInputError
 from histgen_lib.events import CaseWithdrawn, Data, Event, ReportSigned
@@ -157,8 +157,8 @@ class SignOff:
 
     def _check_alone(self, owner: ReportOwner) -> None:
         """Refuse a slide that its case's report covers: what is said of the slide alone has no effect."""
-        announced = None if owner.is_case else find_announcement(self.store, owner.id)
-        if announced and (covering := ReportOwner.of(announced.data)) != owner:
+        covering = None if owner.is_case else covering_owner(self.store, owner.id)
+        if covering and covering != owner:
             raise InvalidInputError(
                 "slide-of-case",
                 f"The report of {owner} is that of {covering}.",

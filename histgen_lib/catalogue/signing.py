@@ -133,6 +133,11 @@ def is_withdrawn(store: ObjectStore, owner: ReportOwner) -> bool:
     return store.head(withdrawn_key(owner)) is not None
 
 
+def shows_withdrawn(store: ObjectStore, owner: ReportOwner, slide_id: str) -> bool:
+    """Whether a report of this owner, or the slide that it is shown by, is withdrawn."""
+    return any(is_withdrawn(store, one) for one in {owner, ReportOwner(slide_id)})
+
+
 def withdrawn_owners(store: ObjectStore) -> Iterator[ReportOwner]:
     """Yield whose reports are withdrawn, by the keys alone."""
     return (owner_of(info.key) for info in store.list(WITHDRAWN) if info.key.endswith(".json"))

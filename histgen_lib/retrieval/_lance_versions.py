@@ -24,7 +24,7 @@ from histgen_lib.retrieval._lance_errors import storage_translated, unusable
 from histgen_lib.retrieval._lance_link import TABLES
 from histgen_lib.storage import JSON, ObjectInfo, ObjectStore
 
-_VERSIONS, _WITHDRAWN = "versions/", "notes/"
+_VERSIONS, _NOTES = "versions/", "notes/"
 _NUMBER = ".json"
 _NEXT = ".next"
 
@@ -91,18 +91,18 @@ class Versions:
         """Leave word that these owners are withdrawn from a table, for its filler and for who compacts it."""
         with self._translated():
             data = json.dumps(sorted(owners)).encode()
-            self._store.put(f"{_WITHDRAWN}{table}/{token_hex(16)}.json", data, content_type=JSON)
+            self._store.put(f"{_NOTES}{table}/{token_hex(16)}.json", data, content_type=JSON)
 
     def withdrawn(self, table: str) -> set[str]:
         """Return the owners that were withdrawn from a table."""
         with self._translated():
-            notes = [self._store.find(info.key) for info in self._store.list(f"{_WITHDRAWN}{table}/")]
+            notes = [self._store.find(info.key) for info in self._store.list(f"{_NOTES}{table}/")]
             return {owner for note in notes if note for owner in json.loads(note)}
 
     def has_withdrawn(self, table: str) -> bool:
         """Return whether any owner was withdrawn from a table."""
         with self._translated():
-            return any(self._store.list(f"{_WITHDRAWN}{table}/"))
+            return any(self._store.list(f"{_NOTES}{table}/"))
 
     def clear(self) -> None:
         """Remove what no version needs: tables, announcements, notes, and the names of earlier versions.
@@ -112,7 +112,7 @@ class Versions:
         self._bury_dead()
         with self._translated():
             found = [(_table(info.key), info.key) for info in self._store.list(f"{TABLES}/")]
-            found += [(_table(info.key), info.key) for info in self._store.list(_WITHDRAWN)]
+            found += [(_table(info.key), info.key) for info in self._store.list(_NOTES)]
             standing = self.standing()
             if standing.current is None:
                 return

@@ -69,9 +69,10 @@ def _missed(view: View, query: Query, estimates: Floats, scores: Floats) -> Plac
     if len(best) < query.count:
         return left
     least = float(scores[best[-1]])
-    if len(query.vectors) <= FEW:
+    few = len(query.vectors) <= FEW
+    if few:
         left = left[estimates[left] + _ROUNDING >= least]
-    if len(left) <= (_MORE if len(query.vectors) <= FEW else _SAMPLE):
+    if len(left) <= (_MORE if few else _SAMPLE):
         return left
     sample = np.random.default_rng(len(left)).choice(left, _SAMPLE, replace=False)
     _score(view, query.vectors, sample, scores)
@@ -79,11 +80,10 @@ def _missed(view: View, query: Query, estimates: Floats, scores: Floats) -> Plac
     likely = left[_likely(estimates[left], estimates[sample], scores[sample], least)]
     if len(likely) < _TELLING * len(left):
         likely = likely[np.argsort(-estimates[likely])[:_MORE]]
-    left = likely
-    if len(left) > _SAMPLE:
-        closer = view.estimates_of(query.vectors, np.concatenate([sample, left]))
-        left = left[_likely(closer[_SAMPLE:], closer[:_SAMPLE], scores[sample], least)]
-    return left
+    if len(likely) > _SAMPLE:
+        closer = view.estimates_of(query.vectors, np.concatenate([sample, likely]))
+        likely = likely[_likely(closer[_SAMPLE:], closer[:_SAMPLE], scores[sample], least)]
+    return likely
 
 
 def _likely(estimates: Floats, of_sample: Floats, scores: Floats, least: float) -> Flags:

@@ -7,10 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-import numpy as np
-
 from histgen_lib.bags import Bag
 from histgen_lib.errors import InvalidInputError, TransientError
+from histgen_lib.retrieval._maxsim import pairs_of
 from histgen_lib.retrieval._port import Against, CaseEntry, CaseIndex, Hit, IndexState, Query
 from histgen_lib.retrieval.encoding import Box
 from histgen_lib.retrieval.questions import Find, Kind, Question, check, check_organ, unknown_slide
@@ -216,23 +215,9 @@ def _is_of(entry: CaseEntry, withdrawn: Collection[str]) -> bool:
 
 def _evidence(subject: Subject, entry: CaseEntry) -> tuple[Evidence, ...]:
     """Pair each part of what was asked about with the region of the case that is most like it."""
-    similar = subject.vectors("parts") @ entry.vectors.regions.T
-    best = similar.argmax(axis=1)
-    order = np.argsort(-similar.max(axis=1), kind="stable")[:MOST_PAIRS]
-    return tuple(
-        Evidence(
-            subject.parts[row].box,
-            subject.parts[row].words,
-            _box(entry.vectors.boxes[best[row]]),
-            float(similar[row, best[row]]),
-        )
-        for row in map(int, order)
-    )
-
-
-def _box(sides: np.ndarray[tuple[int, ...], np.dtype[np.int32]]) -> Box:
-    x, y, width, height = (int(side) for side in sides)
-    return x, y, width, height
+    pairs = pairs_of(subject.vectors("parts"), entry.vectors)[:MOST_PAIRS]
+    paired = [(subject.parts[pair.here], pair) for pair in pairs]
+    return tuple(Evidence(part.box, part.words, pair.box, pair.similarity) for part, pair in paired)
 
 
 def _slow_store() -> TransientError:

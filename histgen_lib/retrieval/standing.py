@@ -13,7 +13,7 @@ from histgen_lib.bags import Bag
 from histgen_lib.catalogue.case import folder_owner
 from histgen_lib.catalogue.keys import CASE_REPORTS, REPORTS, ReportOwner
 from histgen_lib.catalogue.pointers import BY_REPORT, is_about, latest_of, named_drafts
-from histgen_lib.catalogue.registry import find_announcement
+from histgen_lib.catalogue.registry import covering_owner, find_announcement
 from histgen_lib.catalogue.signing import is_withdrawn, signatures_of
 from histgen_lib.errors import InvalidInputError, TransientError
 from histgen_lib.reports.record import DraftReport
@@ -180,8 +180,7 @@ def _is_covered_by(store: ObjectStore, owner: ReportOwner, slide_id: str) -> boo
     """
     if is_withdrawn(store, ReportOwner(slide_id)):
         return False
-    announced = find_announcement(store, slide_id)
-    return announced is None or ReportOwner.of(announced.data) == owner
+    return covering_owner(store, slide_id) in (None, owner)
 
 
 def _scans(store: ObjectStore, slides: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -54,15 +54,15 @@ class Ranked:
     """Queries that have something to find, with their hits in order, best first.
 
     `queries` int64[n] are the rows of these queries; `order` int64[n, K] the gallery items of the K first
-    hits; `relevant` bool[n, K] whether they are; `found_of` int64[n] how many relevant items the query's
-    gallery has, `gallery` int64[n] how many items in all.
+    hits; `relevant` bool[n, K] whether they are; `found_of` int64[n] how many relevant items the gallery has
+    for each query, `gallery` how many items in all.
     """
 
     queries: Ints
     order: Ints
     relevant: Bools
     found_of: Ints
-    gallery: Ints
+    gallery: int
 
     @cached_property
     def hits_so_far(self) -> Ints:
@@ -91,7 +91,7 @@ def rank(scores: NDArray[Any], relevant: Bools, depth: int) -> Ranked:
         )
     order = np.argsort(-np.asarray(scores, dtype=np.float64)[queries], axis=1, kind="stable")[:, :depth]
     found = np.take_along_axis(relevant[queries], order, axis=1)
-    return Ranked(queries, order, found, counts[queries], np.full(len(queries), gallery))
+    return Ranked(queries, order, found, counts[queries], gallery)
 
 
 def score_ranked(
@@ -175,7 +175,7 @@ def _best_gain(ranked: Ranked, k: int) -> Floats:
 def _chance_any(ranked: Ranked, k: int) -> Floats:
     drawn = np.arange(k)
     missed = np.clip(ranked.gallery - ranked.found_of, 0, None)[:, None] - drawn
-    return np.asarray(1.0 - (np.clip(missed, 0, None) / (ranked.gallery[:, None] - drawn)).prod(axis=1))
+    return np.asarray(1.0 - (np.clip(missed, 0, None) / (ranked.gallery - drawn)).prod(axis=1))
 
 
 def _chance_precision(ranked: Ranked, k: int) -> Floats:
@@ -203,7 +203,7 @@ def _numbers_found(ranked: Ranked, k: int) -> list[Floats]:
 
 
 def _chance_recall(ranked: Ranked, k: int) -> Floats:
-    return np.asarray(k / ranked.gallery, dtype=np.float64)
+    return np.full(len(ranked), k / ranked.gallery)
 
 
 def _chance_gain(ranked: Ranked, k: int) -> Floats:

@@ -24,8 +24,7 @@ from histgen_lib.catalogue.case import (
     join_case,
 )
 from histgen_lib.catalogue.cited import note_citations
-from histgen_lib.catalogue.keys import ReportOwner
-from histgen_lib.catalogue.signing import is_withdrawn
+from histgen_lib.catalogue.signing import shows_withdrawn
 from histgen_lib.catalogue.stored import Source, StoredReport, source_of, sources_of
 from histgen_lib.events import BagReady, Event, ReportDrafted
 from histgen_lib.files import sha256_hex
@@ -182,8 +181,7 @@ class DraftJob:
             similar = kept
 
     def _is_citable(self, similar: SimilarCases) -> bool:
-        shown = {owner for case in similar.cases for owner in (owner_of(case), ReportOwner(case.slide_id))}
-        return not any(is_withdrawn(self.store, owner) for owner in shown)
+        return not any(shows_withdrawn(self.store, owner_of(case), case.slide_id) for case in similar.cases)
 
     def _pictures(self, plan: _Plan, parts: Sequence[Part], drafted: Drafted) -> list[Pictures]:
         ends = np.cumsum([len(part.bag) for part in parts])[:-1]

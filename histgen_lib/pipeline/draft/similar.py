@@ -17,7 +17,7 @@ import numpy as np
 
 from histgen_lib.catalogue.cited import cited_slide
 from histgen_lib.catalogue.keys import ReportOwner
-from histgen_lib.catalogue.signing import is_withdrawn
+from histgen_lib.catalogue.signing import shows_withdrawn
 from histgen_lib.errors import HistgenError
 from histgen_lib.pipeline.draft.kin import Kin
 from histgen_lib.pipeline.draft.support import Seen, region_of
@@ -157,10 +157,8 @@ class _Search:
         fits = entry.signed and not entry.synthetic and entry.model == self.model
         if not fits or entry.owner in passed or self.kin.has(entry.owner, entry.slide_id, self.store):
             return False
-        return self.store is None or not any(
-            is_withdrawn(self.store, one)
-            for one in (ReportOwner.named(entry.owner), ReportOwner(entry.slide_id))
-        )
+        owner = ReportOwner.named(entry.owner)
+        return self.store is None or not shows_withdrawn(self.store, owner, entry.slide_id)
 
     def _case(self, hit: Hit) -> SimilarCase:
         entry = hit.entry

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from histgen_lib.catalogue.case import slides_of
 from histgen_lib.catalogue.keys import ReportOwner
-from histgen_lib.catalogue.registry import find_announcement
+from histgen_lib.catalogue.registry import covering_owner
 from histgen_lib.catalogue.signing import withdrawn_owners
 from histgen_lib.events import CaseWithdrawn, Event, ReportDrafted, ReportSigned
 from histgen_lib.pipeline.job import Done, ModelInUse, Progress, Stages, lacking, silent
@@ -87,10 +87,7 @@ class ShelveJob:
         return all(shows(copy, standing, self.network.digest) for copy in copies)
 
     def _is_absent(self, owner: ReportOwner) -> bool:
-        entries = map(self.index.find, slides_of(self.store, [owner.name]))
-        return not any(entry and entry.owner == owner.name for entry in entries) and not self._elsewhere(
-            owner
-        )
+        return not self._left(owner)
 
     def _put(self, standing: Standing, stages: Stages) -> None:
         with stages("encode"):
@@ -112,7 +109,8 @@ class ShelveJob:
         if standing_of(self.store, owner) is None:
             with stages("withdraw"):
                 # Its own first, then gone: whoever is killed in between still finds them.
-                self.index.put([replace(entry, owner=owner.name) for entry in self._elsewhere(owner)])
+                elsewhere = [entry for entry in self._left(owner) if entry.owner != owner.name]
+                self.index.put([replace(entry, owner=owner.name) for entry in elsewhere])
                 gone = self.index.withdraw([owner.name])
             stages.count("histgen_cases_withdrawn_total", gone)
         with stages("compact"):
@@ -122,15 +120,14 @@ class ShelveJob:
     def _all_withdrawn(self) -> list[str]:
         return [owner.name for owner in withdrawn_owners(self.store)]
 
-    def _elsewhere(self, owner: ReportOwner) -> list[CaseEntry]:
-        """Return the entries of slides that are this owner's now, and another's in the index."""
-        slides = sorted(slides_of(self.store, [owner.name]))
-        entries = [entry for entry in map(self.index.find, slides) if entry and entry.owner != owner.name]
-        return [entry for entry in entries if self._is_of(entry.slide_id, owner)]
-
-    def _is_of(self, slide_id: str, owner: ReportOwner) -> bool:
-        announced = find_announcement(self.store, slide_id)
-        return announced is not None and ReportOwner.of(announced.data) == owner
+    def _left(self, owner: ReportOwner) -> list[CaseEntry]:
+        """Return what the index has of an owner; entries of slides that have become its own since, too."""
+        entries = filter(None, map(self.index.find, sorted(slides_of(self.store, [owner.name]))))
+        return [
+            entry
+            for entry in entries
+            if entry.owner == owner.name or covering_owner(self.store, entry.slide_id) == owner
+        ]
 
     def _compact_in_time(self, stages: Stages) -> None:
         if self._since >= self.compact_every and self._since >= COMPACT_SHARE * self.index.state().slides:

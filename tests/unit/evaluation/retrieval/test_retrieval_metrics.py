@@ -18,7 +18,7 @@ def _ranked(*relevant: str, found_of: int = 3, gallery: int = 10) -> Ranked:
     table = np.array([[sign == "+" for sign in row] for row in relevant])
     count = len(relevant)
     order = np.tile(np.arange(table.shape[1]), (count, 1))
-    return Ranked(np.arange(count), order, table, np.full(count, found_of), np.full(count, gallery))
+    return Ranked(np.arange(count), order, table, np.full(count, found_of), gallery)
 
 
 @pytest.mark.parametrize(
